@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Sparse physical memory: what a VM entry reads beside the VMCS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+UNBACKED = 0xFF
+"""What an address reads as that nothing stands behind, as on a bus without a responder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Regions of bytes by physical address, ascending, disjoint; the rest reads as all ones."""
+
+    regions: tuple[tuple[int, bytes], ...] = ()
+
+    @classmethod
+    def of(cls, contents: Mapping[int, bytes]) -> Memory:
+        """Return the memory with `contents` by address; where two overlap, the later one wins."""
+        cells: dict[int, int] = {}
+        for address, data in contents.items():
+            cells.update(enumerate(data, address))
+        regions: list[tuple[int, bytearray]] = []
+        for address in sorted(cells):
+            if regions and regions[-1][0] + len(regions[-1][1]) == address:
+                regions[-1][1].append(cells[address])
+            else:
+                regions.append((address, bytearray([cells[address]])))
+        return cls(tuple((address, bytes(data)) for address, data in regions))
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return `size` bytes from `address`."""
+        for start, data in self.regions:
+            offset = address - start
+            if offset >= 0 and offset + size <= len(data):
+                return data[offset : offset + size]
+        return bytes(self._byte(at) for at in range(address, address + size))
+
+    def _byte(self, address: int) -> int:
+        for start, data in self.regions:
+            if start <= address < start + len(data):
+                return data[address - start]
+        return UNBACKED
+
+    def read_int(self, address: int, size: int) -> int:
+        """Return the little-endian unsigned integer of `size` bytes at `address`."""
+        return int.from_bytes(self.read(address, size), "little")
