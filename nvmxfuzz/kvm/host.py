@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What KVM finds when it is loaded: the processor, and the module parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from nvmxfuzz.errors import InputError
+from nvmxfuzz.kvm.source import Kernel
+from nvmxfuzz.machine.profile import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class HostCpu:
+    """The processor (or L0's idea of one) that kvm_intel is loaded on.
+
+    `msrs` maps an index to any 64-bit value; an index that is missing faults when it is read.
+    `family`, `model` and `stepping` are the effective ones, as in /proc/cpuinfo; the default is a
+    model without errata. `on_hyperv_evmcs`: Hyper-V recommends the enlightened VMCS, version 1,
+    and every processor has its assist page.
+    """
+
+    msrs: Mapping[int, int]
+    family: int = 6
+    model: int = 0
+    stepping: int = 0
+    has_sgx: bool = False
+    on_hyperv_evmcs: bool = False
+
+    @classmethod
+    def of(
+        cls, profile: Profile, has_sgx: bool | None = None, on_hyperv_evmcs: bool = False
+    ) -> HostCpu:
+        """Return the host that `profile` describes; `has_sgx` None asks the profile's features."""
+        sgx = "sgx" in profile.features if has_sgx is None else has_sgx
+        where = profile.family, profile.model, profile.stepping
+        return cls(profile.msrs, *where, sgx, on_hyperv_evmcs)
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleParams:
+    """Parameters of kvm_intel, with the kernel's defaults; what a version lacks it ignores."""
+
+    error_on_inconsistent_vmcs_config: bool = True
+    enlightened_vmcs: bool = True
+
+
+DEFAULT_PARAMS = ModuleParams()
+
+
+def _kstrtobool(value: str) -> bool | None:
+    """Return what the kernel's kstrtobool() makes of a value; None is -EINVAL.
+
+    It looks at the first character, and behind an `o` at the second.
+    """
+    lower = value.lower()
+    if lower[:1] in ("y", "t", "1") or lower[:2] == "on":
+        return True
+    if lower[:1] in ("n", "f", "0") or lower[:2] == "of":
+        return False
+    return None
+
+
+def parse_params(kernel: Kernel, settings: Iterable[str]) -> ModuleParams:
+    """Return the parameters that `NAME=VALUE` settings give; a bad one is an InputError."""
+    params = DEFAULT_PARAMS
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if name not in kernel.parameters:
+            raise InputError(
+                f"kernel {kernel.version} has no parameter {name[:60]!r} that shapes the config: "
+                f"choose among {', '.join(kernel.parameters)}"
+            )
+        # A bool parameter that is named without a value is set, as on the kernel command line.
+        chosen = _kstrtobool(value) if equals else True
+        if chosen is None:
+            raise InputError(f"{name} is {value[:40]!r}: write {name}=Y or {name}=N")
+        params = replace(params, **{name: chosen})
+    return params
