@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FILE_LINES = 500
 FUNCTION_LINES = 60
-LICENSE = "# SPDX-License-Identifier: GPL-2.0-only"
+LICENSE = "SPDX-License-Identifier: GPL-2.0-only"
 PYTHON = ("nvmxfuzz/**/*.py", "fuzz/**/*.py", "tests/**/*.py", "ci/**/*.py")
 OTHER = ("ci/run", "ci/steps/*", ".ci/run", "nvmxfuzz/**/*.toml", "nvmxfuzz/**/*.sql")
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""State, as frozen values: a processor model, its mode, a VMCS, memory, and what an entry came to."""
+"""State, as frozen values: a processor, its mode, a VMCS, memory, and what an entry came to."""

@@ -32,3 +32,7 @@ class Processor:
     current_vmcs_is_shadow: bool = False
     executive_vmcs_launched: bool = True
     """Launch state of the VMCS that the executive-VMCS pointer names; only read in SMM."""
+    executive_controls_valid: bool = True
+    """Whether that VMCS's execution controls pass their checks; none but required ones are 1."""
+    rtit_ctl: int = 0
+    """IA32_RTIT_CTL, 64 bits: with TraceEn (bit 0) the hypervisor is being traced."""

@@ -4,7 +4,14 @@
 import pytest
 
 from nvmxfuzz.machine.memory import Memory
-from nvmxfuzz.machine.outcome import ENTERED, FAIL_INVALID, exit_on_entry, fail_valid, fault
+from nvmxfuzz.machine.outcome import (
+    ENTERED,
+    FAIL_INVALID,
+    Outcome,
+    exit_on_entry,
+    fail_valid,
+    fault,
+)
 from nvmxfuzz.machine.vmcs import Vmcs
 
 
@@ -57,6 +64,8 @@ def test_memory_joins_what_touches_and_the_later_write_wins() -> None:
         (fault(13), "fault 13", {"kind": "fault", "vector": 13}),
     ],
 )
-def test_an_outcome_reads_the_same_everywhere(outcome, text, reply) -> None:
+def test_an_outcome_reads_the_same_everywhere(
+    outcome: Outcome, text: str, reply: dict[str, str | int]
+) -> None:
     assert str(outcome) == text
     assert outcome.to_json() == reply

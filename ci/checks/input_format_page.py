@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
+"""Check that docs/input-format.md is what the layout generates; with --write, write it."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from nvmxfuzz.inputs import codec, records
+from nvmxfuzz.inputs.bases import GUEST_BASES, base
+from nvmxfuzz.inputs.case import HARNESSES, ConfigCase, EntryCase
+from nvmxfuzz.inputs.difference import Edit, apply
+from nvmxfuzz.inputs.expectation import ConfigExpectation, Expectation, Vector
+from nvmxfuzz.inputs.layout import VERSION, Slot, layout
+from nvmxfuzz.inputs.order import BASES, PROFILES
+from nvmxfuzz.inputs.text import FORMAT, dump_text
+from nvmxfuzz.machine.outcome import exit_on_entry
+from nvmxfuzz.machine.profile import DEFAULT_PROFILE, load_profile
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "input-format.md"
+
+INTRODUCTION = f"""# The input format
+
+<!-- generated: .venv/bin/python ci/checks/input_format_page.py --write -->
+
+A case is one input of a harness. It is stored as the difference against a named base, in one of
+two forms: TOML for people (vectors, seeds, findings) and bytes for the fuzzing engines. Both come
+from the slots listed below. Programs that know nothing of bases use
+[the raw JSON form](raw-format.md).
+
+## TOML
+
+Version {FORMAT}. Everything that is left out is as in the base. `profile` is the name of a profile
+or a table `[profile]` with `msrs`, `maxphyaddr`, `linear_address_bits`, `features`, `family`,
+`model`, `stepping`, `name`, `note` and masks of MSRs. The bases of a VM entry are
+{", ".join(f"`{name}`" for name in GUEST_BASES)},
+and `zero`, which supposes nothing: no field, no memory. Without `base` it is the first one that the
+profile can run.
+"""
+
+MEMORY = """
+Beside the named words, `[memory]` takes addresses: `"0x23000" = "00 11 22"` writes bytes,
+`"0x23000" = "unbacked 16"` takes away what stands behind 16 of them, so that they read as all ones.
+Addresses have 52 bits. Ranges win over named words, later ranges over earlier ones.
+"""
+
+EXPECT = """
+`[expect]` says what must come of it. For a VM entry: `broken` and `unknown` (all rules with that
+verdict, none by default), `held` and `na` (some of them), `outcome` (one text or a list: exactly
+the permitted outcomes, unchecked without it). For a config: `outcome` (`"accepted"`, the default,
+or `"-EIO"`), `warnings` (all sites that warn, unchecked without it) and `[expect.config]` (words of
+the accepted config, by name).
+"""
+
+MSRS = """
+`[msrs]` takes the names of the MSRs or their indices (`"0x48b"`); the value `"absent"` says that
+the MSR does not exist.
+"""
+
+
+def page() -> Iterator[str]:
+    """Yield the parts of the page."""
+    yield INTRODUCTION
+    yield from example(entry_example())
+    yield MEMORY
+    yield from example(config_example())
+    yield MSRS
+    yield EXPECT
+    yield from binary()
+    for harness in HARNESSES:
+        yield from slots(harness, layout(harness).slots)
+
+
+def entry_example() -> Vector:
+    """Return a vector of a VM entry."""
+    start = EntryCase(base(BASES[0], load_profile(DEFAULT_PROFILE)), BASES[0])
+    case = apply(start, [Edit("guest_rflags", 0xA), Edit("msr_load0_index", 0x10)])
+    expected = Expectation(broken=("guest.rflags.reserved",), outcome=(exit_on_entry(33),))
+    return Vector(case, expected)
+
+
+def config_example() -> Vector:
+    """Return a vector of a config."""
+    start = ConfigCase(load_profile(DEFAULT_PROFILE), DEFAULT_PROFILE)
+    changes = [Edit("kernel", 1), Edit("ia32_vmx_ept_vpid_cap_exists", 0)]
+    return Vector(apply(start, changes), ConfigExpectation("-EIO"))
+
+
+def example(vector: Vector) -> Iterator[str]:
+    """Yield a vector as a block of TOML."""
+    yield "```toml"
+    yield dump_text(vector).rstrip()
+    yield "```"
+
+
+def binary() -> Iterator[str]:
+    """Yield the description of the bytes."""
+    yield "## Bytes\n"
+    yield f"Version {VERSION}. Any bytes are some case.\n"
+    yield body(codec.__doc__)
+    yield ""
+    yield body(records.__doc__)
+    yield ""
+    yield f"Profiles by number: {', '.join(PROFILES)}.\n"
+    yield (
+        f"Bases by number: {', '.join(BASES)}; a greater number means one of "
+        f"{', '.join(GUEST_BASES)} that the profile can run."
+    )
+
+
+def body(docstring: str | None) -> str:
+    """Return what stands below the first line of a docstring, lists kept as they are."""
+    lines = (docstring or "").split("\n")[1:]
+    return "\n".join(f"    {line}" if line[:1].isdigit() else line for line in lines).strip("\n")
+
+
+def slots(harness: str, table: tuple[Slot, ...]) -> Iterator[str]:
+    """Yield the table of the slots of one harness."""
+    yield f"\n## Slots of `{harness}`\n"
+    yield "| number | slot | area | bits | bytes | meaning |"
+    yield "| ---: | --- | --- | ---: | ---: | --- |"
+    for number, slot in enumerate(table):
+        meaning = slot.meaning
+        if slot.choices:
+            meaning += f" ({', '.join(slot.choices)})"
+        if slot.area == "memory":
+            meaning += f", at {slot.address:#x}"
+        yield f"| {number} | `{slot.name}` | {slot.area} | {slot.width} | {slot.size} | {meaning} |"
+
+
+def main() -> int:
+    """Compare or write the page; return the exit status."""
+    text = "\n".join(page()) + "\n"
+    if "--write" in sys.argv[1:]:
+        PAGE.write_text(text)
+        return 0
+    if not PAGE.exists() or PAGE.read_text() != text:
+        print(f"{PAGE}: not up to date; run ci/checks/input_format_page.py --write")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

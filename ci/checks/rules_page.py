@@ -1,0 +1,45 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
+"""Check that docs/rules.md is what the rules generate; with --write, write it."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from nvmxfuzz.cpu.vm_entry import CHAPTER
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "rules.md"
+
+
+def page() -> Iterator[str]:
+    """Yield the lines of the page."""
+    yield "# The rules of VM entry"
+    yield ""
+    yield "<!-- generated: .venv/bin/python ci/checks/rules_page.py --write -->"
+    yield ""
+    yield f"{len(CHAPTER.rules)} rules, under the SDM's section titles. A rule marked * can be n/a."
+    for section in CHAPTER.sections:
+        yield ""
+        yield f"## {section.title} ({len(section.rules)})"
+        yield ""
+        for rule in section.rules:
+            mark = "*" if rule.has_condition or rule.view else ""
+            yield f"- `{rule.name}`{mark}: {rule.sentence}"
+
+
+def main() -> int:
+    """Compare or write the page; return the exit status."""
+    text = "\n".join(page()) + "\n"
+    if "--write" in sys.argv[1:]:
+        PAGE.write_text(text)
+        return 0
+    if not PAGE.is_file() or PAGE.read_text() != text:
+        print(
+            "docs/rules.md is not up to date: run .venv/bin/python ci/checks/rules_page.py --write"
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

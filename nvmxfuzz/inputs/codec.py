@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A case as bytes for the fuzzing engines: every byte string is some case, every case has bytes.
+
+Four bytes lead: version, flags, profile, base. What follows depends on the kind in bits 1:0 of the
+flags:
+
+0 XOR     one word for each slot of the layout, exclusive-ored onto the base; missing ones are 0;
+1 SPARSE  records, one for each edited slot or range of memory (`inputs.records`);
+2 BOTH    a byte that counts the records, the records, then the words;
+3 TEXT    the case as TOML: for what has no number, such as a profile of its own.
+
+Bit 7 of the flags repairs the state to a legal one after the words and before the records. Numbers
+beyond what there is wrap around, so that a mutation always means something. The header without a
+body is the base itself, no bytes at all are the first base on the first profile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import compress
+from typing import Final
+
+from nvmxfuzz.errors import InputError
+from nvmxfuzz.inputs.bases import base, base_names
+from nvmxfuzz.inputs.case import Case, ConfigCase, EntryCase, Harness
+from nvmxfuzz.inputs.difference import differences
+from nvmxfuzz.inputs.document import MAX_BYTES
+from nvmxfuzz.inputs.layout import VERSION, Layout, Slot, layout
+from nvmxfuzz.inputs.memory_edit import MemoryEdit
+from nvmxfuzz.inputs.order import BASES, PROFILES
+from nvmxfuzz.inputs.profile_name import named_profile
+from nvmxfuzz.inputs.records import Record, pack_record, read_records
+from nvmxfuzz.inputs.text import dump_text, load_text
+from nvmxfuzz.inputs.words import build_attempt, build_config, config_word, entry_word
+from nvmxfuzz.machine.attempt import Attempt
+from nvmxfuzz.machine.profile import load_profile, profile_names
+
+XOR: Final = 0
+SPARSE: Final = 1
+BOTH: Final = 2
+TEXT: Final = 3
+REPAIR: Final = 0x80
+
+HEADER_BYTES: Final = 4
+_KIND = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Start:
+    """A base ready to be edited: the case, its layout, and its words in layout order.
+
+    The first `fields` slots are VMCS fields, which fill their words.
+    """
+
+    case: Case
+    table: Layout
+    words: tuple[int, ...]
+    names: tuple[str, ...]
+    fields: int
+
+
+def decode(data: bytes, harness: Harness) -> Case:
+    """Return the case that `data` is; what lies beyond `MAX_BYTES` is not looked at."""
+    header, body = data[:HEADER_BYTES].ljust(HEADER_BYTES, b"\0"), data[HEADER_BYTES:MAX_BYTES]
+    version, flags, profile, number = header
+    if flags & _KIND == TEXT:
+        found = _decode_text(body, harness)
+        if found is not None:
+            return found
+        flags, body = XOR, b""
+    names = _names(harness, profile, number)
+    start = _start(harness, version if 0 < version <= VERSION else 1, *names)
+    records, words = _split(flags & _KIND, body, start.table)
+    if isinstance(start.case, ConfigCase):
+        return _decode_config(start, start.case, records, words)
+    attempt = start.case.attempt
+    if words:
+        attempt = _xored(start, attempt, words)
+    if flags & REPAIR:
+        attempt = _repaired(attempt)
+    if records:
+        attempt = _edited(attempt, records)
+    return EntryCase(attempt, start.case.base)
+
+
+def encode(case: Case) -> bytes:
+    """Return bytes that `decode` to an equal case; the note, which equality ignores, is lost."""
+    header = _header(case)
+    if header is None:
+        return bytes((VERSION, TEXT, 0, 0)) + dump_text(case).encode()
+    table = layout(case.harness)
+    return header + b"".join(pack_record(change, table) for change in differences(case))
+
+
+def _header(case: Case) -> bytes | None:
+    """Return the first bytes of a case that the format has numbers for, or None."""
+    profile = named_profile(case)
+    number = 0
+    if isinstance(case, EntryCase):
+        if case.base not in BASES:
+            return None
+        number = BASES.index(case.base)
+    if profile not in PROFILES:
+        return None
+    return bytes((VERSION, SPARSE, PROFILES.index(profile), number))
+
+
+def _decode_text(body: bytes, harness: Harness) -> Case | None:
+    try:
+        case = load_text(body, "").case
+    except InputError:
+        return None
+    return case if case.harness == harness else None
+
+
+def _split(kind: int, body: bytes, table: Layout) -> tuple[list[Record], bytes]:
+    """Return the records and the words of a body."""
+    if kind == XOR or not body:
+        return [], body
+    if kind == SPARSE:
+        return read_records(body, len(body), table)[0], b""
+    return read_records(body[1:], body[0], table)
+
+
+@cache
+def _names(harness: Harness, profile: int, number: int) -> tuple[str, str]:
+    """Return the profile and base that the last two bytes of a header mean."""
+    name = PROFILES[profile % len(PROFILES)]
+    # A profile that an installation lacks keeps its number all the same.
+    name = name if name in profile_names() else PROFILES[0]
+    if harness == "capability_config":
+        return name, name
+    if number < len(BASES):
+        return name, BASES[number]
+    legal = base_names(load_profile(name))
+    return name, legal[number % len(legal)]
+
+
+@cache
+def _start(harness: Harness, version: int, profile: str, name: str) -> _Start:
+    table = layout(harness, version)
+    processor = load_profile(profile)
+    case: Case
+    if harness == "vm_entry":
+        attempt = base(name, processor)
+        case = EntryCase(attempt, name)
+        words = tuple(entry_word(attempt, slot) for slot in table.slots)
+    else:
+        case = config = ConfigCase(processor, name)
+        words = tuple(config_word(config, slot) for slot in table.slots)
+    areas = [slot.area for slot in table.slots]
+    fields = next(at for at, area in enumerate([*areas, "end"]) if area != "vmcs")
+    return _Start(case, table, words, tuple(slot.name for slot in table.slots), fields)
+
+
+def _words(table: Layout, data: bytes) -> tuple[int, ...]:
+    size = table.words.size
+    return table.words.unpack(data[:size].ljust(size, b"\0"))
+
+
+def _xored(start: _Start, attempt: Attempt, data: bytes) -> Attempt:
+    """Return the base `attempt` with `data` exclusive-ored onto it, whatever is 0 left alone."""
+    words = _words(start.table, data)
+    # compress() and filter() pass over the zeros, which are most words, without any Python code.
+    fields = words[: start.fields]
+    edits = {
+        name: old ^ word
+        for name, old, word in zip(
+            compress(start.names, fields),
+            compress(start.words, fields),
+            filter(None, fields),
+            strict=True,
+        )
+    }
+    others = words[start.fields :]
+    if any(others):
+        return build_attempt(attempt, _fitted(start, others) | _by_slot(start, edits), ())
+    if not edits:
+        return attempt
+    return Attempt(attempt.profile, attempt.vmcs.replace(edits), attempt.processor, attempt.memory)
+
+
+def _by_slot(start: _Start, edits: dict[str, int]) -> dict[Slot, int]:
+    return {start.table.by_name[name]: value for name, value in edits.items()}
+
+
+def _fitted(start: _Start, words: tuple[int, ...]) -> dict[Slot, int]:
+    """Return the slots behind the VMCS fields that `words` change, with their new values."""
+    first = start.fields
+    return {
+        slot: slot.fit(old ^ word)
+        for slot, old, word in zip(
+            start.table.slots[first:], start.words[first:], words, strict=True
+        )
+        if word
+    }
+
+
+def _edited(attempt: Attempt, records: list[Record]) -> Attempt:
+    """Return `attempt` after `records`: those of slots in their order, then those of memory."""
+    words: dict[Slot, int] = {}
+    memory: list[MemoryEdit] = []
+    for record in records:
+        if isinstance(record, MemoryEdit):
+            memory.append(record)
+            continue
+        slot, unset, ones, flip = record
+        old = words[slot] if slot in words else entry_word(attempt, slot)
+        words[slot] = slot.fit((old & ~unset | ones) ^ flip)
+    return build_attempt(attempt, words, memory)
+
+
+def _decode_config(
+    start: _Start, case: ConfigCase, records: list[Record], data: bytes
+) -> ConfigCase:
+    words: dict[Slot, int] = {}
+    if data:
+        # No slot of this layout is a VMCS field.
+        words = _fitted(start, _words(start.table, data))
+    for record in records:
+        if isinstance(record, MemoryEdit):
+            raise AssertionError("a layout without memory has no records of memory")
+        slot, unset, ones, flip = record
+        old = words[slot] if slot in words else config_word(case, slot)
+        words[slot] = slot.fit((old & ~unset | ones) ^ flip)
+    return build_config(case, words)
+
+
+def _repaired(attempt: Attempt) -> Attempt:
+    # Repairing is a large part of the package, and not every decoder wants it.
+    from nvmxfuzz.inputs.repair import repair
+
+    return repair(attempt)

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A file with a case, whichever form it has."""
+
+from __future__ import annotations
+
+from nvmxfuzz.inputs.case import Case
+from nvmxfuzz.inputs.expectation import Vector
+from nvmxfuzz.inputs.raw_json import load_raw
+from nvmxfuzz.inputs.text import load_text
+
+
+def load_vector(data: bytes, origin: str) -> Vector:
+    """Return the case in `data`, raw JSON or TOML, with what it expects.
+
+    `origin` names the file in the InputError that anything else leads to. TOML never starts with
+    a brace, an object of JSON always does.
+    """
+    if data.lstrip().startswith((b"{", b"[{")):
+        return Vector(load_raw(data, origin))
+    return load_text(data, origin)
+
+
+def load_case(data: bytes, origin: str) -> Case:
+    """Return the case in `data` alone, whatever is expected of it."""
+    return load_vector(data, origin).case

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Changes of sparse memory: bytes written, and bytes that nothing stands behind any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from nvmxfuzz.machine.memory import UNBACKED, Memory
+
+ADDRESS_BITS: Final = 52
+"""Physical addresses have no more bits than this on any processor."""
+
+# With more edits, going through all bytes once is cheaper than copying a region for each.
+_FEW = 32
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEdit:
+    """`data` is what is read from `address` on; without `backed` it is all ones, by absence."""
+
+    address: int
+    data: bytes
+    backed: bool = True
+
+
+def edited(memory: Memory, edits: Sequence[MemoryEdit]) -> Memory:
+    """Return `memory` after `edits`, in their order."""
+    if len(edits) > _FEW:
+        return _rebuilt(memory, edits)
+    regions = list(memory.regions)
+    for edit in edits:
+        if not (edit.backed and _overwrite(regions, edit)):
+            return _rebuilt(memory, edits)
+    return Memory(tuple(regions))
+
+
+def memory_edits(before: Memory, after: Memory, skip: Iterable[int] = ()) -> list[MemoryEdit]:
+    """Return the edits that lead from `before` to `after`, leaving out the addresses `skip`."""
+    old, new = cells(before), cells(after)
+    differing = {at: value for at, value in new.items() if old.get(at) != value}
+    missing = {at: UNBACKED for at in old if at not in new}
+    for at in skip:
+        differing.pop(at, None)
+    found = [MemoryEdit(at, data) for at, data in _runs(differing)]
+    found += [MemoryEdit(at, data, backed=False) for at, data in _runs(missing)]
+    return sorted(found, key=lambda edit: edit.address)
+
+
+def cells(memory: Memory) -> dict[int, int]:
+    """Return every backed byte by address."""
+    found: dict[int, int] = {}
+    for start, data in memory.regions:
+        found.update(enumerate(data, start))
+    return found
+
+
+def _overwrite(regions: list[tuple[int, bytes]], edit: MemoryEdit) -> bool:
+    """Write within one region; tell whether one holds all of the range."""
+    size = len(edit.data)
+    for number, (start, data) in enumerate(regions):
+        offset = edit.address - start
+        if offset >= 0 and offset + size <= len(data):
+            regions[number] = (start, data[:offset] + edit.data + data[offset + size :])
+            return True
+    return False
+
+
+def _rebuilt(memory: Memory, edits: Sequence[MemoryEdit]) -> Memory:
+    found = cells(memory)
+    for edit in edits:
+        if edit.backed:
+            found.update(enumerate(edit.data, edit.address))
+        else:
+            for at in range(edit.address, edit.address + len(edit.data)):
+                found.pop(at, None)
+    return Memory(tuple(_runs(found)))
+
+
+def _runs(found: Mapping[int, int]) -> list[tuple[int, bytes]]:
+    """Return the bytes as the longest ranges without gaps, ascending."""
+    runs: list[tuple[int, bytearray]] = []
+    for address in sorted(found):
+        if runs and runs[-1][0] + len(runs[-1][1]) == address:
+            runs[-1][1].append(found[address])
+        else:
+            runs.append((address, bytearray([found[address]])))
+    return [(address, bytes(data)) for address, data in runs]

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A binary input taken apart, so that it can be changed by meaning and put together again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from nvmxfuzz.inputs.case import EntryCase, Harness
+from nvmxfuzz.inputs.codec import BOTH, HEADER_BYTES, REPAIR, SPARSE, TEXT, XOR, decode
+from nvmxfuzz.inputs.difference import Edit
+from nvmxfuzz.inputs.layout import VERSION, Layout, layout
+from nvmxfuzz.inputs.memory_edit import MemoryEdit
+from nvmxfuzz.inputs.records import CHANGE, MASKED, Record, pack_record, read_records
+from nvmxfuzz.inputs.words import config_word, entry_word
+from nvmxfuzz.machine.profile import Profile
+
+MOST_RECORDS: Final = 255
+"""What the byte that counts records can count."""
+
+_KIND: Final = 3
+
+
+@dataclass(slots=True)
+class Parts:
+    """An input taken apart: header, records in their order, words in the order of the layout."""
+
+    header: bytearray
+    records: list[Record]
+    words: bytearray
+    table: Layout
+    harness: Harness
+
+    def base(self) -> tuple[Profile, tuple[int, ...]]:
+        """Return the profile of the header, and what its base has in each slot."""
+        return _base(self.header[2], self.header[3], self.harness)
+
+
+@lru_cache(maxsize=512)
+def _base(profile: int, number: int, harness: Harness) -> tuple[Profile, tuple[int, ...]]:
+    case = decode(bytes((VERSION, XOR, profile, number)), harness)
+    slots = layout(harness).slots
+    if isinstance(case, EntryCase):
+        return case.profile, tuple(entry_word(case.attempt, slot) for slot in slots)
+    return case.profile, tuple(config_word(case, slot) for slot in slots)
+
+
+def is_text(data: bytes) -> bool:
+    """Return True if an input is a case as TOML."""
+    return len(data) > 1 and data[1] & _KIND == TEXT
+
+
+def take_apart(data: bytes, harness: Harness) -> Parts:
+    """Return header, records and words of an input of the other kinds."""
+    table = layout(harness)
+    header = bytearray(data[:HEADER_BYTES].ljust(HEADER_BYTES, b"\0"))
+    body = data[HEADER_BYTES:]
+    kind = header[1] & _KIND
+    records: list[Record] = []
+    if kind == SPARSE:
+        records, body = read_records(body, len(body), table)
+        body = b""
+    elif kind == BOTH and body:
+        records, body = read_records(body[1:], body[0], table)
+    header[0] = VERSION
+    return Parts(header, records, bytearray(body), table, harness)
+
+
+def put_together(parts: Parts, max_size: int) -> bytes:
+    """Return the bytes of `parts`: words without the zeros at their end, records that fit."""
+    words = bytes(parts.words).rstrip(b"\0")
+    room = max_size - HEADER_BYTES - 1
+    records: list[bytes] = []
+    for record in parts.records[:MOST_RECORDS]:
+        packed = _pack(record, parts.table)
+        if len(packed) > room:
+            break
+        room -= len(packed)
+        records.append(packed)
+    kind = XOR if not records else BOTH if words else SPARSE
+    header = bytearray(parts.header)
+    header[1] = header[1] & REPAIR | kind
+    count = bytes([len(records)]) if kind == BOTH else b""
+    return (bytes(header) + count + b"".join(records) + words)[:max_size]
+
+
+def _pack(record: Record, table: Layout) -> bytes:
+    if isinstance(record, MemoryEdit):
+        return pack_record(record, table)
+    slot, unset, ones, flip = record
+    if unset == -1:
+        return pack_record(Edit(slot.name, ones ^ flip), table)
+    size = slot.size
+    number = table.index[slot.name]
+    if not unset and not ones:
+        return (number | CHANGE << 12).to_bytes(2, "little") + flip.to_bytes(size, "little")
+    head = (number | MASKED << 12).to_bytes(2, "little")
+    return head + b"".join(word.to_bytes(size, "little") for word in (unset, ones, flip))

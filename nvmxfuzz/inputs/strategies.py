@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Hypothesis strategies over the layout: a base, and a few edits.
+
+A case is drawn as a deviation of a few slots from a named base, not slot by slot: that is what
+makes drawing fast, and what lets an example shrink to the plain base on the usual profile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from random import Random
+from typing import Final
+
+from hypothesis import strategies as st
+
+from nvmxfuzz.inputs.bases import base, base_names
+from nvmxfuzz.inputs.case import Case, ConfigCase, EntryCase, Harness
+from nvmxfuzz.inputs.difference import Edit, apply, apply_to
+from nvmxfuzz.inputs.interesting import interesting
+from nvmxfuzz.inputs.layout import Slot, layout
+from nvmxfuzz.inputs.order import PROFILES
+from nvmxfuzz.inputs.repair import repair
+from nvmxfuzz.inputs.words import config_word, entry_word
+from nvmxfuzz.machine.profile import load_profile
+
+MOST_EDITS: Final = 4
+
+_FLIP_BIT: Final = 0
+_AT_EDGE: Final = 1
+_KINDS: Final = 3
+"""A bit flipped, a value at an edge, any value."""
+
+_PLAIN: Final = 1 << 16
+"""Numbers up to this one are no seed: the base stays as it is in half of the cases."""
+_SEEDS: Final = st.integers(0, 2 * _PLAIN)
+
+
+def entry_cases(profiles: Sequence[str] = PROFILES) -> st.SearchStrategy[EntryCase]:
+    """Return cases of the VM-entry harness on the profiles of these names, the simplest first.
+
+    In some of them the state is scattered at random and repaired before the edits are made, so
+    that they are edits of a legal state far from the base.
+    """
+    return _entry_cases(tuple(profiles))
+
+
+def legal_entry_cases(profiles: Sequence[str] = PROFILES) -> st.SearchStrategy[EntryCase]:
+    """Return cases of the VM-entry harness whose state was repaired last, after all edits."""
+    return entry_cases(profiles).map(
+        lambda case: EntryCase(repair(case.attempt), case.base, case.note)
+    )
+
+
+def config_cases(profiles: Sequence[str] = PROFILES) -> st.SearchStrategy[ConfigCase]:
+    """Return cases of the capability-config harness: tables of real processors, a few edited."""
+    return _config_cases(tuple(profiles))
+
+
+@st.composite
+def _entry_cases(draw: st.DrawFn, profiles: tuple[str, ...]) -> EntryCase:
+    profile, name = draw(_origins(profiles))
+    case = EntryCase(base(name, load_profile(profile)), name)
+    seed = draw(_SEEDS) - _PLAIN
+    if seed > 0:
+        case = EntryCase(repair(scatter(case, seed).attempt), name)
+    return EntryCase(apply_to(case.attempt, _drawn_edits(draw, case)), name)
+
+
+@st.composite
+def _config_cases(draw: st.DrawFn, profiles: tuple[str, ...]) -> ConfigCase:
+    name = draw(st.sampled_from(profiles))
+    case = ConfigCase(load_profile(name), name)
+    edited = apply(case, _drawn_edits(draw, case))
+    return edited if isinstance(edited, ConfigCase) else case
+
+
+def scatter(case: EntryCase, seed: int) -> EntryCase:
+    """Return `case` with slots changed at random, more of them the fewer low bits of `seed` are 0.
+
+    The result depends on `seed` alone, and is seldom legal: it is made to be repaired.
+    """
+    rng = Random(seed)
+    share = (1.0, 0.5, 0.2, 0.05)[seed & 3]
+    edits = [
+        Edit(slot.name, slot.fit(rng.getrandbits(slot.width)))
+        for slot in _slots("vm_entry")
+        if rng.random() < share
+    ]
+    return EntryCase(apply_to(case.attempt, edits), case.base)
+
+
+@cache
+def _origins(profiles: tuple[str, ...]) -> st.SearchStrategy[tuple[str, str]]:
+    """Return pairs of a profile and a base that enters the guest on it."""
+    return st.sampled_from(
+        [(name, kind) for name in profiles for kind in base_names(load_profile(name))]
+    )
+
+
+@cache
+def _slots(harness: Harness) -> tuple[Slot, ...]:
+    return layout(harness).slots
+
+
+@cache
+def _codes(harness: Harness) -> st.SearchStrategy[list[int]]:
+    """Return lists of edits, each one number: a single draw is what makes drawing fast."""
+    greatest = (len(_slots(harness)) * _KINDS << 64) - 1
+    return st.lists(st.integers(0, greatest), max_size=MOST_EDITS)
+
+
+def _drawn_edits(draw: st.DrawFn, case: Case) -> list[Edit]:
+    """Draw a few edits of `case`; the smaller its number, the simpler an edit."""
+    slots = _slots(case.harness)
+    values: dict[Slot, int] = {}
+    for code in draw(_codes(case.harness)):
+        rest, position = divmod(code, len(slots))
+        number, kind = divmod(rest, _KINDS)
+        slot = slots[position]
+        if kind == _FLIP_BIT:
+            old = values[slot] if slot in values else _word(case, slot)
+            values[slot] = slot.fit(old ^ 1 << number % slot.width)
+        elif kind == _AT_EDGE:
+            edges = interesting(slot, case.profile)
+            values[slot] = edges[number % len(edges)]
+        else:
+            values[slot] = slot.fit(number)
+    return [Edit(slot.name, value) for slot, value in values.items()]
+
+
+def _word(case: Case, slot: Slot) -> int:
+    if isinstance(case, EntryCase):
+        return entry_word(case.attempt, slot)
+    return config_word(case, slot)

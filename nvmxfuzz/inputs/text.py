@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A case as TOML: the difference against its base, so that the point of it is on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from nvmxfuzz.errors import InputError
+from nvmxfuzz.inputs import toml_writer, values
+from nvmxfuzz.inputs.bases import base, default_base
+from nvmxfuzz.inputs.case import HARNESSES, ZERO, Case, ConfigCase, EntryCase, Harness
+from nvmxfuzz.inputs.difference import Change, Edit, apply, differences
+from nvmxfuzz.inputs.document import parse_toml
+from nvmxfuzz.inputs.expectation import (
+    ConfigExpectation,
+    Vector,
+    expectation_table,
+    parse_expectation,
+)
+from nvmxfuzz.inputs.layout import Layout, Slot, layout, present
+from nvmxfuzz.inputs.memory_edit import MemoryEdit
+from nvmxfuzz.inputs.profile_name import named_profile, read_profile
+from nvmxfuzz.machine.memory import UNBACKED
+from nvmxfuzz.machine.profile import DEFAULT_PROFILE, load_profile
+
+FORMAT: Final = 1
+"""Version of the TOML form; a file that does not say its format has this one."""
+
+_HEADER = ("format", "note", "harness", "profile", "base")
+_TABLES: Final[Mapping[Harness, tuple[str, ...]]] = {
+    "vm_entry": ("vmcs", "processor", "memory"),
+    "capability_config": ("msrs",),
+}
+_ABSENT = "absent"
+_UNBACKED_WORD = "unbacked"
+_MAX_UNBACKED = 1 << 12
+
+
+def load_text(data: bytes, origin: str) -> Vector:
+    """Return the vector in the TOML file `data`; `origin` names the file in the InputError."""
+    try:
+        return parse_vector(parse_toml(data))
+    except InputError as problem:
+        raise InputError(f"{origin}: {problem}") from None
+
+
+def parse_vector(document: Mapping[str, Any]) -> Vector:
+    """Return the vector that a parsed TOML file states."""
+    values.format_number(document, FORMAT)
+    harness = _harness(document)
+    table = layout(harness)
+    case_slots = tuple(slot.name for slot in table.slots if slot.area == "case")
+    values.only_keys(document, (*_HEADER, *case_slots, *_TABLES[harness], "expect"), "this case")
+    start = _start(document, harness)
+    changes: list[Change] = [
+        Edit(name, values.slot_value(table.by_name[name], document[name]))
+        for name in case_slots
+        if name in document
+    ]
+    for area in _TABLES[harness]:
+        changes += _READERS[area](values.table(document, area), table)
+    case = replace(apply(start, changes), note=values.text(document, "note", ""))
+    if "expect" not in document:
+        return Vector(case)
+    return Vector(case, parse_expectation(values.table(document, "expect"), harness))
+
+
+def dump_text(vector: Vector | Case) -> str:
+    """Return the TOML file of a vector or of a case alone: canonical, ending in a newline."""
+    if not isinstance(vector, Vector):
+        vector = Vector(vector)
+    case = vector.case
+    profile, custom = _profile_parts(case)
+    changes = differences(case)
+    if custom and isinstance(case, ConfigCase):
+        changes = tuple(change for change in changes if not _told_by_profile(change))
+    document = toml_writer.Document()
+    document.value("format", FORMAT)
+    if case.note:
+        document.value("note", case.note)
+    if isinstance(case, ConfigCase):
+        document.value("harness", case.harness)
+    if profile:
+        document.value("profile", profile)
+    if profile is None or isinstance(case, EntryCase):
+        document.value("base", case.base)
+    _write_changes(document, case, changes)
+    if custom:
+        document.table("profile", custom)
+    if vector.expectation is not None:
+        document.table("expect", expectation_table(vector.expectation))
+        if isinstance(vector.expectation, ConfigExpectation) and vector.expectation.config:
+            words = {name: hex(word) for name, word in vector.expectation.config.items()}
+            document.literals("expect.config", words)
+    return document.text()
+
+
+def _profile_parts(case: Case) -> tuple[str | None, dict[str, Any]]:
+    """Return the name of the profile, or None and the table that describes it."""
+    name = named_profile(case)
+    return name, {} if name else case.profile.to_mapping()
+
+
+def _told_by_profile(change: Change) -> bool:
+    """Tell whether a change of a config is in the table of its profile already."""
+    names = ("family", "model")
+    return isinstance(change, Edit) and (change.slot in names or change.slot.startswith("ia32_"))
+
+
+def _harness(document: Mapping[str, Any]) -> Harness:
+    found = document.get("harness", HARNESSES[0])
+    for harness in HARNESSES:
+        if found == harness:
+            return harness
+    raise InputError(f"harness is {values.show(found)}; give one of {', '.join(HARNESSES)}")
+
+
+def _start(document: Mapping[str, Any], harness: Harness) -> Case:
+    """Return the case without its edits."""
+    profile = read_profile(document.get("profile", DEFAULT_PROFILE))
+    if harness == "vm_entry":
+        name = values.text(document, "base", default_base(profile))
+        return EntryCase(base(name, profile), name)
+    if isinstance(document.get("profile"), dict):
+        return ConfigCase(profile, _config_base(document))
+    if "base" in document:
+        raise InputError("base is given beside the name of a profile; leave it out, they are one")
+    return ConfigCase(profile, profile.name)
+
+
+def _config_base(document: Mapping[str, Any]) -> str:
+    name = values.text(document, "base", ZERO)
+    if name != ZERO:
+        load_profile(name)
+    return name
+
+
+def _read_slots(area: str, table: Mapping[str, Any], known: Layout) -> list[Change]:
+    slots = {slot.name: slot for slot in known.slots if slot.area == area}
+    changes: list[Change] = []
+    for name, value in table.items():
+        if name not in slots:
+            raise InputError(
+                f"{area} has no field {values.show(name)}{values.nearest(name, slots)}"
+            )
+        changes.append(Edit(name, values.slot_value(slots[name], value)))
+    return changes
+
+
+def _read_vmcs(table: Mapping[str, Any], known: Layout) -> list[Change]:
+    return _read_slots("vmcs", table, known)
+
+
+def _read_processor(table: Mapping[str, Any], known: Layout) -> list[Change]:
+    return _read_slots("processor", table, known)
+
+
+def _read_memory(table: Mapping[str, Any], known: Layout) -> list[Change]:
+    """Read named words and ranges of bytes; ranges come last, so they win."""
+    named = {key: value for key, value in table.items() if not key[:1].isdigit()}
+    changes = _read_slots("memory", named, known)
+    ranges = [
+        _read_range(values.address(key), value) for key, value in table.items() if key not in named
+    ]
+    if sum(len(edit.data) for edit in ranges if not edit.backed) > _MAX_UNBACKED:
+        raise InputError(f"more than {_MAX_UNBACKED:#x} bytes are unbacked; no base has so many")
+    return [*changes, *ranges]
+
+
+def _read_range(at: int, value: object) -> MemoryEdit:
+    word, _, size = value.partition(" ") if isinstance(value, str) else ("", "", "")
+    if word != _UNBACKED_WORD:
+        return MemoryEdit(at, values.contents(at, value))
+    count = values.number(size, f"the size of what is unbacked at {at:#x}")
+    if not 0 < count <= _MAX_UNBACKED:
+        raise InputError(f"{count:#x} bytes are unbacked at {at:#x}; give 1 to {_MAX_UNBACKED:#x}")
+    return MemoryEdit(at, values.within_memory(at, bytes([UNBACKED]) * count), backed=False)
+
+
+def _read_msrs(table: Mapping[str, Any], known: Layout) -> list[Change]:
+    slots = {slot.name: slot for slot in known.slots if slot.area == "msr" and slot.width == 64}
+    by_index = {slot.address: slot for slot in slots.values()}
+    changes: dict[str, list[Change]] = {}
+    for key, value in table.items():
+        index = values.number(key, "an MSR") if key[:1].isdigit() else None
+        slot = slots.get(key.lower()) if index is None else by_index.get(index)
+        if slot is None:
+            near = values.nearest(key.lower(), slots)
+            raise InputError(f"{values.show(key)} is no VMX capability MSR{near}")
+        if slot.name in changes:
+            raise InputError(f"{slot.name} is given twice; give it once")
+        changes[slot.name] = _read_msr(slot, value)
+    return [change for pair in changes.values() for change in pair]
+
+
+def _read_msr(slot: Slot, value: object) -> list[Change]:
+    if value == _ABSENT:
+        return [Edit(present(slot.name), 0)]
+    return [Edit(slot.name, values.slot_value(slot, value)), Edit(present(slot.name), 1)]
+
+
+_READERS: Final = {
+    "vmcs": _read_vmcs,
+    "processor": _read_processor,
+    "memory": _read_memory,
+    "msrs": _read_msrs,
+}
+
+
+def _write_changes(document: toml_writer.Document, case: Case, changes: tuple[Change, ...]) -> None:
+    by_name = layout(case.harness).by_name
+    tables: dict[str, dict[str, str]] = {}
+    for change in changes:
+        if isinstance(change, MemoryEdit):
+            tables.setdefault("memory", {})[f'"{change.address:#x}"'] = _range_text(change)
+            continue
+        slot = by_name[change.slot]
+        if slot.area == "case":
+            document.literal(slot.name, _slot_text(slot, change.value))
+        elif slot.area == "msr":
+            key, text = _msr_text(slot, case)
+            tables.setdefault("msrs", {})[key] = text
+        else:
+            tables.setdefault(slot.area, {})[slot.name] = _slot_text(slot, change.value)
+    for name, literals in tables.items():
+        document.literals(name, literals)
+
+
+def _slot_text(slot: Slot, value: int) -> str:
+    return toml_writer.quoted(slot.show(value)) if slot.choices else slot.show(value)
+
+
+def _msr_text(slot: Slot, case: Case) -> tuple[str, str]:
+    value = case.profile.msrs.get(slot.address)
+    name = slot.name if slot.width == 64 else slot.name.removesuffix(present(""))
+    shown = toml_writer.quoted(_ABSENT) if value is None else f"0x{value:016x}"
+    return name.upper(), shown
+
+
+def _range_text(edit: MemoryEdit) -> str:
+    shown = edit.data.hex() if edit.backed else f"{_UNBACKED_WORD} {len(edit.data)}"
+    return toml_writer.quoted(shown)
