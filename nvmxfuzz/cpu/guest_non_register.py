@@ -178,10 +178,14 @@ def interrupt_not_blocked_by_sti(entry: Entry) -> bool:
     return entry.vmcs.guest_interruptibility_info & Interruptibility.BLOCKING_BY_STI == 0
 
 
-@SECTION.rule("guest.interruptibility.interrupt-mov-ss", when=injects_external_interrupt)
-@SECTION.rule("guest.interruptibility.nmi-mov-ss", when=injects_nmi)
+@SECTION.rule(
+    "guest.interruptibility.interrupt-mov-ss",
+    when=injects_external_interrupt,
+    event="external interrupt",
+)
+@SECTION.rule("guest.interruptibility.nmi-mov-ss", when=injects_nmi, event="NMI")
 def not_blocked_by_mov_ss(entry: Entry) -> bool:
-    """There is no blocking by MOV SS when an external interrupt or an NMI is injected."""
+    """There is no blocking by MOV SS when an {event} is injected."""
     return entry.vmcs.guest_interruptibility_info & Interruptibility.BLOCKING_BY_MOV_SS == 0
 
 

@@ -66,10 +66,10 @@ def bit_1_set(entry: Entry) -> bool:
     return entry.vmcs.guest_rflags & Rflags.FIXED1 != 0
 
 
-@SECTION.rule("guest.rflags.vm-ia-32e", when=ia_32e_guest)
-@SECTION.rule("guest.rflags.vm-real-mode", when=to_real_mode)
+@SECTION.rule("guest.rflags.vm-ia-32e", when=ia_32e_guest, case="the guest is in IA-32e mode")
+@SECTION.rule("guest.rflags.vm-real-mode", when=to_real_mode, case="CR0.PE is 0")
 def not_virtual_8086(entry: Entry) -> bool:
-    """VM in RFLAGS is 0 if the guest is in IA-32e mode or CR0.PE is 0."""
+    """VM in RFLAGS is 0 if {case}."""
     return entry.vmcs.guest_rflags & Rflags.VM == 0
 
 

@@ -12,11 +12,11 @@ from typing import TypeAlias
 
 from nvmxfuzz.arch.registers import Cr0, Cr4
 from nvmxfuzz.arch.sections import GUEST_SEGMENTS
-from nvmxfuzz.arch.segments import AccessRights, Selector
+from nvmxfuzz.arch.segments import AccessRights, SegmentType, Selector
 from nvmxfuzz.cpu.failures import GUEST_STATE
 from nvmxfuzz.cpu.predicates import canonical, fits_in_32_bits
 from nvmxfuzz.cpu.rule import Condition, Given, Section, within
-from nvmxfuzz.cpu.segment_view import GuestSegment, code_or_data_view, system_view
+from nvmxfuzz.cpu.segment_view import GuestSegment, Trait, view_of
 
 SECTION = Section(GUEST_SEGMENTS, GUEST_STATE)
 
@@ -24,10 +24,7 @@ CODE_AND_DATA = ("cs", "ss", "ds", "es", "fs", "gs")
 SYSTEM = ("tr", "ldtr")
 DATA = ("ds", "es", "fs", "gs")
 
-VIEWS = {
-    **{name: code_or_data_view(name) for name in CODE_AND_DATA},
-    **{name: system_view(name) for name in SYSTEM},
-}
+VIEWS = {name: view_of(name) for name in (*CODE_AND_DATA, *SYSTEM)}
 
 _Predicate: TypeAlias = Callable[[GuestSegment], bool]
 
@@ -36,32 +33,29 @@ _VIRTUAL_8086_LIMIT = 0xFFFF
 _VIRTUAL_8086_RIGHTS = 0xF3
 _RESERVED_LOW = 0x0000_0F00
 _RESERVED_HIGH = 0xFFFE_0000
-_WITHIN_PAGE = 0x0000_0FFF
-_MEGABYTE = 0x0010_0000
+_CODE_OR_READABLE = SegmentType.CODE | SegmentType.READABLE
 
 
 def each(
-    names: Iterable[str], aspect: str, when: Condition | None = None
+    names: Iterable[str], aspect: str, when: Condition | None = None, case: str = ""
 ) -> Callable[[_Predicate], _Predicate]:
     """Declare the decorated function as the rule `guest.NAME.aspect` of each register `names`."""
 
     def declare(predicate: _Predicate) -> _Predicate:
         for name in names:
-            segment = name.upper()
-            SECTION.rule(f"guest.{name}.{aspect}", when=when, view=name, segment=segment)(predicate)
+            rule = f"guest.{name}.{aspect}"
+            SECTION.rule(rule, when=when, view=name, segment=name.upper(), case=case)(predicate)
         return predicate
 
     return declare
 
 
-checked = Given("checked")
-"""The parts of the access rights are considered one by one."""
-
-usable = Given("usable")
-"""The register is usable."""
-
-in_virtual_8086 = Given("virtual_8086")
-"""The guest will be virtual-8086."""
+checked = Given("traits", Trait.CHECKED)
+in_virtual_8086 = Given("traits", Trait.VIRTUAL_8086)
+usable_on_intel_64 = Given("traits", Trait.USABLE_64)
+bound_by_rpl = Given("traits", Trait.BOUND_BY_RPL)
+ends_within_page = Given("traits", Trait.ENDS_WITHIN_PAGE)
+reaches_megabyte = Given("traits", Trait.REACHES_MEGABYTE)
 
 on_intel_64 = Given("entry.intel_64")
 """The processor supports Intel 64 architecture."""
@@ -70,103 +64,80 @@ in_ia_32e_mode = Given("entry.ia32e_guest")
 """The guest will be in IA-32e mode."""
 
 
-@within("usable")
-def usable_on_intel_64(segment: GuestSegment) -> int:
-    """The register is usable and the processor supports Intel 64 architecture."""
-    return segment.entry.intel_64
+def outside_ia_32e_mode(segment: GuestSegment) -> bool:
+    """The guest will not be in IA-32e mode."""
+    return segment.entry.ia32e_guest == 0
 
 
 def restricted(segment: GuestSegment) -> bool:
     """The guest will not be virtual-8086, and "unrestricted guest" is 0."""
-    return segment.virtual_8086 == 0 and segment.entry.unrestricted == 0
+    return segment.entry.unrestricted == 0 and segment.traits & Trait.VIRTUAL_8086 == 0
 
 
 @within("entry.unrestricted")
 def unrestricted(segment: GuestSegment) -> bool:
     """The guest will not be virtual-8086, and "unrestricted guest" is 1."""
-    return segment.virtual_8086 == 0
+    return segment.traits & Trait.VIRTUAL_8086 == 0
 
 
-@within("checked")
+@within("traits", Trait.CHECKED)
 def data(segment: GuestSegment) -> bool:
     """The type is 3, read/write accessed expand-up data."""
-    return segment.type == 3
+    return segment.ar & AccessRights.TYPE == 3
 
 
-@within("checked")
+@within("traits", Trait.CHECKED)
 def non_conforming(segment: GuestSegment) -> bool:
     """The type is 9 or 11, accessed non-conforming code."""
-    return segment.type in (9, 11)
+    return segment.ar & AccessRights.TYPE in (9, 11)
 
 
-@within("checked")
+@within("traits", Trait.CHECKED)
 def conforming(segment: GuestSegment) -> bool:
     """The type is 13 or 15, accessed conforming code."""
-    return segment.type in (13, 15)
+    return segment.ar & AccessRights.TYPE in (13, 15)
 
 
 def with_data_cs(segment: GuestSegment) -> bool:
     """The guest will not be virtual-8086, and the type of CS is 3."""
     return (
-        segment.entry.vmcs.guest_cs_ar_bytes & AccessRights.TYPE == 3 and segment.virtual_8086 == 0
+        segment.entry.vmcs.guest_cs_ar_bytes & AccessRights.TYPE == 3
+        and segment.traits & Trait.VIRTUAL_8086 == 0
     )
 
 
 def in_real_mode(segment: GuestSegment) -> bool:
     """CR0.PE is 0; VM is then 0 too, unless it breaks a rule of its own."""
-    return segment.entry.vmcs.guest_cr0 & Cr0.PE == 0 and segment.virtual_8086 == 0
+    return segment.entry.vmcs.guest_cr0 & Cr0.PE == 0 and segment.traits & Trait.VIRTUAL_8086 == 0
 
 
 @within("entry.vmcs.guest_cr4", Cr4.FRED)
 def with_fred(segment: GuestSegment) -> bool:
     """The guest will use FRED transitions: it is in IA-32e mode with CR4.FRED = 1."""
-    return segment.virtual_8086 == 0 and segment.entry.ia32e_guest != 0
+    return segment.entry.ia32e_guest != 0 and segment.traits & Trait.VIRTUAL_8086 == 0
 
 
 @within("entry.vmcs.guest_cr4", Cr4.FRED)
 def at_cpl_0_with_fred(segment: GuestSegment) -> bool:
     """The guest will use FRED transitions, and the DPL of SS is 0."""
     return (
-        segment.virtual_8086 == 0
-        and segment.entry.ia32e_guest != 0
+        segment.entry.ia32e_guest != 0
+        and segment.traits & Trait.VIRTUAL_8086 == 0
         and segment.entry.vmcs.guest_ss_ar_bytes & AccessRights.DPL == 0
     )
 
 
-@within("checked")
-def bound_by_rpl(segment: GuestSegment) -> bool:
-    """A data or non-conforming code segment, and "unrestricted guest" is 0."""
-    return segment.type <= 11 and segment.entry.unrestricted == 0
-
-
-@within("ar", AccessRights.L)
+@within("traits", Trait.CHECKED)
 def in_64_bit_mode(segment: GuestSegment) -> int:
     """The guest will be in IA-32e mode and L is 1."""
-    return segment.checked and segment.entry.ia32e_guest
-
-
-def outside_ia_32e_mode(segment: GuestSegment) -> bool:
-    """The guest will not be in IA-32e mode."""
-    return segment.entry.ia32e_guest == 0
-
-
-@within("checked")
-def ends_within_page(segment: GuestSegment) -> bool:
-    """Some bit of 11:0 of the limit is 0: a limit that G = 1 cannot express."""
-    return segment.limit & _WITHIN_PAGE != _WITHIN_PAGE
-
-
-@within("checked")
-def reaches_megabyte(segment: GuestSegment) -> bool:
-    """Some bit of 31:20 of the limit is 1: a limit that G = 0 cannot express."""
-    return segment.limit >= _MEGABYTE
+    return segment.entry.ia32e_guest and segment.ar & AccessRights.L
 
 
 # Selector fields
 
 
 @each(["tr"], "ti")
-@each(["ldtr"], "ti", when=usable)
+@each(["ldtr"], "ti", when=checked)
 def selects_from_gdt(segment: GuestSegment) -> bool:
     """TI in the selector of {segment} is 0."""
     return segment.selector & Selector.TI == 0
@@ -222,31 +193,31 @@ def rights_are_f3(segment: GuestSegment) -> bool:
 @each(["cs"], "type", when=restricted)
 def accessed_code(segment: GuestSegment) -> bool:
     """The type of CS is 9, 11, 13 or 15 (accessed code), unless the guest is unrestricted."""
-    return segment.type in (9, 11, 13, 15)
+    return segment.ar & AccessRights.TYPE in (9, 11, 13, 15)
 
 
 @each(["cs"], "type-unrestricted", when=unrestricted)
 def accessed_code_or_data(segment: GuestSegment) -> bool:
     """The type of an unrestricted guest's CS is 3 (accessed data), 9, 11, 13 or 15."""
-    return segment.type in (3, 9, 11, 13, 15)
+    return segment.ar & AccessRights.TYPE in (3, 9, 11, 13, 15)
 
 
 @each(["ss"], "type", when=checked)
 def writable_accessed_data(segment: GuestSegment) -> bool:
     """The type of a usable SS is 3 or 7 (read/write, accessed data)."""
-    return segment.type in (3, 7)
+    return segment.ar & AccessRights.TYPE in (3, 7)
 
 
 @each(DATA, "accessed", when=checked)
 def accessed(segment: GuestSegment) -> bool:
     """Bit 0 (accessed) of the type of a usable {segment} is 1."""
-    return segment.type & 1 != 0
+    return segment.ar & SegmentType.ACCESSED != 0
 
 
 @each(DATA, "readable", when=checked)
 def readable_if_code(segment: GuestSegment) -> bool:
     """A usable {segment} whose type has bit 3 (code) has bit 1 (readable) too."""
-    return segment.type & 0b1010 != 0b1000
+    return segment.ar & _CODE_OR_READABLE != SegmentType.CODE
 
 
 @each(CODE_AND_DATA, "s", when=checked)
@@ -287,10 +258,10 @@ def dpl_is_rpl(segment: GuestSegment) -> bool:
     return (segment.ar & AccessRights.DPL) >> 5 == segment.selector & Selector.RPL
 
 
-@each(["ss"], "dpl-data-cs", when=with_data_cs)
-@each(["ss"], "dpl-real-mode", when=in_real_mode)
+@each(["ss"], "dpl-data-cs", when=with_data_cs, case="the type of CS is 3 (accessed data)")
+@each(["ss"], "dpl-real-mode", when=in_real_mode, case="CR0.PE is 0")
 def dpl_0(segment: GuestSegment) -> bool:
-    """The DPL of SS, usable or not, is 0 if the type of CS is 3 or CR0.PE is 0."""
+    """The DPL of SS, usable or not, is 0 if {case}."""
     return segment.ar & AccessRights.DPL == 0
 
 
@@ -309,19 +280,19 @@ def dpl_at_least_rpl(segment: GuestSegment) -> bool:
 @each(["tr"], "type", when=outside_ia_32e_mode)
 def busy_tss(segment: GuestSegment) -> bool:
     """The type of TR is 3 or 11 (16-bit or 32-bit busy TSS) outside IA-32e mode."""
-    return segment.type in (3, 11)
+    return segment.ar & AccessRights.TYPE in (3, 11)
 
 
 @each(["tr"], "type-ia-32e", when=in_ia_32e_mode)
 def busy_64_bit_tss(segment: GuestSegment) -> bool:
     """The type of TR is 11 (64-bit busy TSS) in IA-32e mode."""
-    return segment.type == 11
+    return segment.ar & AccessRights.TYPE == 11
 
 
 @each(["ldtr"], "type", when=checked)
 def ldt(segment: GuestSegment) -> bool:
     """The type of a usable LDTR is 2 (LDT)."""
-    return segment.type == 2
+    return segment.ar & AccessRights.TYPE == 2
 
 
 @each(["tr"], "s")
@@ -366,7 +337,7 @@ def page_granular(segment: GuestSegment) -> bool:
 @each(["tr"], "usable")
 def tr_usable(segment: GuestSegment) -> bool:
     """The unusable bit of TR is 0."""
-    return segment.usable
+    return segment.ar & AccessRights.UNUSABLE == 0
 
 
 @each([*CODE_AND_DATA, "ldtr"], "reserved-high", when=checked)

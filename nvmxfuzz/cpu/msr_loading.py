@@ -292,10 +292,10 @@ def no_tracing_in_vmx(slot: MsrSlot) -> bool:
     return slot.entry.caps.pt_in_vmx or slot.value & RtitCtl.TRACEEN == 0
 
 
-@SECTION.rule("msr-load.tsc-aux.high", view=_VIEW, when=loads_tsc_aux)
-@SECTION.rule("msr-load.pkrs.high", view=_VIEW, when=loads_pkrs)
+@SECTION.rule("msr-load.tsc-aux.high", view=_VIEW, when=loads_tsc_aux, msr="IA32_TSC_AUX")
+@SECTION.rule("msr-load.pkrs.high", view=_VIEW, when=loads_pkrs, msr="IA32_PKRS")
 def value_in_32_bits(slot: MsrSlot) -> bool:
-    """Bits 63:32 of a value for IA32_TSC_AUX or IA32_PKRS are 0."""
+    """Bits 63:32 of a value for {msr} are 0."""
     return fits_in_32_bits(slot.value)
 
 
