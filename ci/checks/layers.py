@@ -29,11 +29,12 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 def imports(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (line, package) for every import of a part of nvmxfuzz in a file."""
     for node in ast.walk(ast.parse(path.read_text(), str(path))):
-        names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
         for name in names:
             parts = name.split(".")
             if parts[0] == "nvmxfuzz" and len(parts) > 1 and parts[1] in RANK:

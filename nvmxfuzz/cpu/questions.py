@@ -39,12 +39,12 @@ def compile_questions(rules: Sequence[Rule], view: str | None) -> Ask:
         if rule.view == view:
             by_condition.setdefault(rule.condition, []).append(index)
     writer = _Writer(rules)
-    writer.unconditional(by_condition.pop(None, []))
+    writer.unconditional(by_condition.get(None, []))
     by_word: dict[str, list[tuple[Given, list[int]]]] = {}
     for condition, indices in by_condition.items():
         if isinstance(condition, Given):
             by_word.setdefault(condition.word, []).append((condition, indices))
-        else:
+        elif condition is not None:
             writer.group(f"if {writer.name(condition)}(subject):", indices, depth=1)
     for word, groups in by_word.items():
         writer.line(f"if word := {writer.name(attrgetter(word))}(subject):", depth=1)

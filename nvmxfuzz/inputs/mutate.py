@@ -18,7 +18,7 @@ from nvmxfuzz.inputs.case import Harness
 from nvmxfuzz.inputs.codec import REPAIR
 from nvmxfuzz.inputs.interesting import interesting
 from nvmxfuzz.inputs.layout import Slot
-from nvmxfuzz.inputs.memory_edit import MemoryEdit
+from nvmxfuzz.inputs.memory_edit import ADDRESS_BITS, MemoryEdit
 from nvmxfuzz.inputs.order import BASES, PROFILES
 from nvmxfuzz.inputs.parts import MOST_RECORDS, Parts, is_text, put_together, take_apart
 from nvmxfuzz.inputs.records import SlotEdit
@@ -33,6 +33,9 @@ CrossOver: TypeAlias = Callable[[bytes, bytes, int, int], bytes]
 OWN_SHARE: Final = 0.3
 _MOST_STEPS: Final = 4
 _HALF: Final = 32
+_HIGHEST: Final = (1 << ADDRESS_BITS) - 1
+_LONGEST: Final = 0xFF
+"""The most bytes that a record writes."""
 
 
 def mutator(harness: Harness, own: Own) -> Mutator:
@@ -141,14 +144,15 @@ def _changed_value(parts: Parts, rng: Random, record: SlotEdit) -> SlotEdit:
 
 
 def _write_memory(parts: Parts, rng: Random) -> None:
-    """Put bytes where a slot points to, or take the memory there away."""
-    if not parts.table.by_area["memory"]:
+    """Put bytes where the base has memory or a slot points to, or take the memory there away."""
+    places = parts.table.by_area["memory"]
+    if not places:
         return _add_edit(parts, rng)
     _, words = parts.base()
-    address = rng.choice(words) + rng.choice((0, 0, 0x80, 8 * rng.randrange(64), 0x1000))
-    address &= (1 << 52) - 1
+    start = rng.choice(places).address if rng.getrandbits(1) else rng.choice(words)
+    address = start + rng.choice((0, 0, 0x80, 8 * rng.randrange(64), 0x1000)) & _HIGHEST
     data = rng.randbytes(rng.choice((1, 4, 8, 16, 32)))
-    backed = rng.random() < 0.9
+    backed = rng.random() < 0.8
     parts.records.append(MemoryEdit(address, data if backed else b"\xff" * len(data), backed))
     del parts.records[:-MOST_RECORDS]
     return None
@@ -159,8 +163,7 @@ def _changed_range(record: MemoryEdit, rng: Random) -> MemoryEdit:
         data = bytearray(record.data)
         data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
         return MemoryEdit(record.address, bytes(data))
-    limit = (1 << 52) - len(record.data)
-    moved = (record.address ^ 1 << rng.randrange(52)) % max(limit, 1)
+    moved = (record.address ^ 1 << rng.randrange(ADDRESS_BITS)) & _HIGHEST - _LONGEST
     return MemoryEdit(moved, record.data, record.backed)
 
 

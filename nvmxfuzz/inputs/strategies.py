@@ -26,6 +26,9 @@ from nvmxfuzz.machine.profile import load_profile
 
 MOST_EDITS: Final = 4
 
+_EDGES: Final = 0.25
+"""How many of the values of a scattered state are edges."""
+
 _FLIP_BIT: Final = 0
 _AT_EDGE: Final = 1
 _KINDS: Final = 3
@@ -76,18 +79,24 @@ def _config_cases(draw: st.DrawFn, profiles: tuple[str, ...]) -> ConfigCase:
 
 
 def scatter(case: EntryCase, seed: int) -> EntryCase:
-    """Return `case` with slots changed at random, more of them the fewer low bits of `seed` are 0.
+    """Return `case` with slots changed at random: all, half, a fifth or a twentieth of them.
 
     The result depends on `seed` alone, and is seldom legal: it is made to be repaired.
     """
     rng = Random(seed)
     share = (1.0, 0.5, 0.2, 0.05)[seed & 3]
     edits = [
-        Edit(slot.name, slot.fit(rng.getrandbits(slot.width)))
+        Edit(slot.name, _scattered(slot, case, rng))
         for slot in _slots("vm_entry")
         if rng.random() < share
     ]
     return EntryCase(apply_to(case.attempt, edits), case.base)
+
+
+def _scattered(slot: Slot, case: EntryCase, rng: Random) -> int:
+    if rng.random() < _EDGES:
+        return rng.choice(interesting(slot, case.profile))
+    return slot.fit(rng.getrandbits(slot.width))
 
 
 @cache

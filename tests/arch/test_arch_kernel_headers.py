@@ -172,9 +172,9 @@ def test_every_control_feature_of_the_kernel_is_a_named_control(
     words = (controls.Pin, controls.Primary, controls.Secondary, controls.Tertiary)
     for kernel in kernels:
         features = {
-            name: kernel.value(name)
+            name: number
             for name in kernel.bodies
-            if name.startswith("VMX_FEATURE_") and kernel.value(name) is not None
+            if name.startswith("VMX_FEATURE_") and (number := kernel.value(name)) is not None
         }
         for name, number in features.items():
             word, position = divmod(number, 32)

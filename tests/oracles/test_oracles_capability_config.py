@@ -53,10 +53,17 @@ MODELS = (0, 0x1A, 0x1E, 0x25, 0x2C, 0x2E, 0x3A)
 
 
 def case(
-    msrs: Mapping[int, int], kernel: str = "6.12", strict: bool = False, **facts: bool
+    msrs: Mapping[int, int],
+    kernel: str = "6.12",
+    strict: bool = False,
+    *,
+    has_sgx: bool = False,
+    evmcs: bool = False,
 ) -> ConfigCase:
     profile = Profile("test", "", 6, 0, 0, 40, 48, msrs, frozenset())
-    return ConfigCase(profile, kernel=kernel, error_on_inconsistent=strict, **facts)
+    return ConfigCase(
+        profile, kernel=kernel, error_on_inconsistent=strict, has_sgx=has_sgx, evmcs=evmcs
+    )
 
 
 def without(index: int, control: int, base: Mapping[int, int] = EVERYTHING) -> dict[int, int]:

@@ -89,7 +89,7 @@ def settle_tpr_threshold(draft: Draft) -> None:
         return
     vmcs.tpr_threshold &= 0xF
     if not draft.secondary & Secondary.VIRTUALIZE_APIC_ACCESSES:
-        vtpr = draft.memory.read_int(vmcs.virtual_apic_page_addr + _VTPR, 1)
+        vtpr = draft.read(vmcs.virtual_apic_page_addr + _VTPR, 1)[0]
         vmcs.tpr_threshold = min(vmcs.tpr_threshold, vtpr >> 4)
 
 

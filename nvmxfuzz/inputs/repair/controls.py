@@ -51,9 +51,11 @@ def _round(draft: Draft) -> None:
     if _leaves_smm(draft):
         return
     vmcs.pin_based_vm_exec_control = (vmcs.pin_based_vm_exec_control | caps.pin_must) & caps.pin_may
-    vmcs.cpu_based_vm_exec_control = primary = (
-        vmcs.cpu_based_vm_exec_control | caps.primary_must
-    ) & caps.primary_may
+    primary = (vmcs.cpu_based_vm_exec_control | caps.primary_must) & caps.primary_may
+    if caps.secondary_must & ~caps.secondary_may:
+        # No word of secondary controls is legal: without them the others may be.
+        primary &= ~Primary.ACTIVATE_SECONDARY_CONTROLS | caps.primary_must
+    vmcs.cpu_based_vm_exec_control = primary
     if primary & Primary.ACTIVATE_SECONDARY_CONTROLS:
         vmcs.secondary_vm_exec_control = (
             vmcs.secondary_vm_exec_control | caps.secondary_must

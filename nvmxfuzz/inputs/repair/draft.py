@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Final
 
 from nvmxfuzz.arch.controls import Primary, Secondary, VmEntry, VmExit
-from nvmxfuzz.inputs.repair.overlay import overlay
+from nvmxfuzz.inputs.repair.overlay import overlay, read
 from nvmxfuzz.machine.attempt import Attempt, Instruction
 from nvmxfuzz.machine.vmcs import Vmcs
 from nvmxfuzz.machine.vmcs_fields import VmcsFields
@@ -23,7 +23,6 @@ class Coin:
     to the table of dependent controls.
     """
 
-    EXCLUSION = 40
     PAGING = 41
     CET = 42
     CODE_TYPE = 43
@@ -35,7 +34,6 @@ class Coin:
     LINK_POINTER = 49
     RPL = 50
     FRED_LEVEL = 51
-    SMM = 52
 
 
 class DraftVmcs(VmcsFields):
@@ -134,9 +132,13 @@ class Draft:
             return address & LOW_HALF
         return extend_sign(address, self.profile.linear_address_bits)
 
+    def read(self, address: int, size: int) -> bytes:
+        """Return what memory holds now."""
+        return read(self.memory, address, size)
+
     def write(self, address: int, data: bytes) -> None:
         """Put `data` into memory, unless it is there already."""
-        if self.memory.read(address, len(data)) != data:
+        if read(self.memory, address, len(data)) != data:
             self.memory = overlay(self.memory, address, data)
 
     def attempt(self) -> Attempt:

@@ -18,6 +18,8 @@ def settle_guest_flow(draft: Draft) -> None:
     wide = draft.ia32e and vmcs.guest_cs_ar_bytes & AccessRights.L
     vmcs.guest_rip = _pointer(draft, vmcs.guest_rip, wide)
     if draft.vm_entry & VmEntry.LOAD_CET_STATE:
+        # "Loading Guest RIP, RSP, RFLAGS, and SSP" wants no bits 63:32 outside 64-bit mode, the
+        # list of checks does not say so: 0 is right either way.
         vmcs.guest_ssp = _pointer(draft, vmcs.guest_ssp & ~3, wide)
     flags = vmcs.guest_rflags & ~Rflags.RESERVED | Rflags.FIXED1
     if vmcs.guest_cr4 & Cr4.FRED and vmcs.guest_ss_ar_bytes & AccessRights.DPL:

@@ -105,7 +105,7 @@ def settle_link_pointer(draft: Draft) -> None:
         pointer = ALL_ONES
     else:
         wanted = (draft.caps.revision | (_SHADOW if shadow else 0)).to_bytes(4, "little")
-        if draft.memory.read(pointer, 4) != wanted:
+        if draft.read(pointer, 4) != wanted:
             if draft.number_of_pass or draft.coin(Coin.LINK_POINTER):
                 pointer = ALL_ONES
             else:

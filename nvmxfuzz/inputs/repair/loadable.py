@@ -8,6 +8,7 @@ not tell are left out.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
@@ -22,14 +23,19 @@ _Legal: TypeAlias = Callable[[Draft, int], int]
 
 def loadable(draft: Draft) -> Mapping[int, _Legal]:
     """Return by index of an MSR the function that makes a value legal."""
-    features = draft.profile.features
+    has_rdtscp = draft.caps.secondary_may & Secondary.ENABLE_RDTSCP != 0
+    return _loadable(draft.profile.features, has_rdtscp)
+
+
+@cache
+def _loadable(features: frozenset[str], has_rdtscp: bool) -> Mapping[int, _Legal]:
     found = dict(_EVERYWHERE)
     for feature, table in _BY_FEATURE.items():
         if feature in features:
             found.update(table)
-    if draft.caps.secondary_may & Secondary.ENABLE_RDTSCP:
+    if has_rdtscp:
         found[msr.MSR_TSC_AUX] = _low_half
-    return found
+    return MappingProxyType(found)
 
 
 def _any_value(_draft: Draft, value: int) -> int:

@@ -51,9 +51,10 @@ def _entry_list(draft: Draft) -> None:
     address = _area(draft, vmcs.vm_entry_msr_load_addr, count)
     backed = backed_bytes(draft.memory, address) // _ENTRY
     if count > backed:
-        count = backed or (count if count <= _WRITTEN else count & _WRITTEN - 1)
+        asked = vmcs.vm_entry_msr_load_count
+        count = backed or (asked if asked <= _WRITTEN else asked & _WRITTEN - 1)
     if count:
-        data = draft.memory.read(address, count * _ENTRY)
+        data = draft.read(address, count * _ENTRY)
         legal = _entries(draft, data)
         if legal == data or not draft.number_of_pass:
             draft.write(address, legal)

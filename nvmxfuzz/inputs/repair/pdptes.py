@@ -14,6 +14,8 @@ from nvmxfuzz.inputs.repair.draft import ALL_ONES, Draft
 
 _FIELDS: Final = ("guest_pdptr0", "guest_pdptr1", "guest_pdptr2", "guest_pdptr3")
 _TABLE: Final = 0xFFFF_FFE0
+_SIZE: Final = 32
+_NEXT_PAGE: Final = 0x1000
 
 
 def settle_pdptes(draft: Draft) -> None:
@@ -32,8 +34,20 @@ def settle_pdptes(draft: Draft) -> None:
 
 
 def _in_memory(draft: Draft, reserved: int) -> None:
-    table = draft.vmcs.guest_cr3 & _TABLE
-    data = draft.memory.read(table, 32)
-    entries = (int.from_bytes(data[at : at + 8], "little") for at in range(0, 32, 8))
+    """Make the entries of the table legal; move it if another structure spoils it every time."""
+    vmcs = draft.vmcs
+    if draft.number_of_pass and _legal_table(draft, reserved) is not None:
+        vmcs.guest_cr3 ^= _NEXT_PAGE
+    legal = _legal_table(draft, reserved)
+    if legal is not None:
+        draft.write(vmcs.guest_cr3 & _TABLE, legal)
+
+
+def _legal_table(draft: Draft, reserved: int) -> bytes | None:
+    """Return what the table should hold, None if it is legal as it is."""
+    data = draft.read(draft.vmcs.guest_cr3 & _TABLE, _SIZE)
+    entries = [int.from_bytes(data[at : at + 8], "little") for at in range(0, _SIZE, 8)]
+    if not any(entry & Pdpte.P and entry & reserved for entry in entries):
+        return None
     legal = (entry & ~reserved if entry & Pdpte.P else entry for entry in entries)
-    draft.write(table, b"".join(entry.to_bytes(8, "little") for entry in legal))
+    return b"".join(entry.to_bytes(8, "little") for entry in legal)

@@ -11,12 +11,13 @@ from dataclasses import replace
 from typing import Final
 
 from nvmxfuzz.arch.controls import VmEntry, VmExit
-from nvmxfuzz.arch.registers import Cr4, Efer, Rflags, RtitCtl
+from nvmxfuzz.arch.registers import Cr0, Cr4, Efer, Rflags, RtitCtl
 from nvmxfuzz.inputs.repair.draft import Draft
 from nvmxfuzz.machine.processor import NO_POINTER, Processor
 
 _DEFAULT: Final = Processor()
 _PAGE: Final = 0xFFF
+_PAGED: Final = Cr0.PE | Cr0.PG
 
 
 def settle_processor(draft: Draft) -> None:
@@ -24,7 +25,7 @@ def settle_processor(draft: Draft) -> None:
     old = draft.processor
     efer = _efer(draft)
     long_mode = efer & Efer.LMA
-    cr0 = round_fixed(old.cr0, draft.caps.cr0_fixed0, draft.caps.cr0_fixed1)
+    cr0 = round_fixed(old.cr0, draft.caps.cr0_fixed0, draft.caps.cr0_fixed1) | _PAGED
     cr4 = _cr4(draft, long_mode)
     rflags = old.rflags & ~(Rflags.VM | Rflags.RESERVED) | Rflags.FIXED1
     in_smm = old.in_smm and draft.caps.dual_monitor
@@ -86,7 +87,8 @@ def _efer(draft: Draft) -> int:
     both = Efer.LMA | Efer.LME
     size = VmExit.HOST_ADDRESS_SPACE_SIZE
     possible = draft.long_mode and draft.caps.exit_may & size and draft.caps.cr4_fixed1 & Cr4.PAE
-    if possible and (efer & Efer.LMA or draft.caps.exit_must & size):
+    demanded = draft.caps.exit_must & size or draft.caps.entry_must & VmEntry.IA_32E_MODE_GUEST
+    if possible and (efer & Efer.LMA or demanded):
         return efer | both
     return efer & ~both
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from nvmxfuzz.arch.controls import Primary
 from nvmxfuzz.arch.registers import Cr0, Cr4
 from nvmxfuzz.inputs.repair import dependencies as table
 from nvmxfuzz.inputs.repair.controls import demanded, supported
@@ -16,12 +17,14 @@ def satisfiable(profile: Profile) -> bool:
     deny or demand, and fixed bits of CR0 and CR4. True is no proof: repair may still fail.
     """
     caps = profile.caps
-    may = supported(caps)
+    must, may = demanded(caps), supported(caps)
+    if not caps.primary_must & Primary.ACTIVATE_SECONDARY_CONTROLS:
+        must &= ~table.SECONDARY_WORD
     if "long-mode" not in profile.features:
         may &= ~(table.HOST_SIZE | table.IA32E_GUEST)
     needed = Cr0.PE | Cr0.PG | caps.cr0_fixed0
     return not (
-        table.unmet(demanded(caps), may & ~table.SMM_CONTROLS)
+        table.unmet(must, may & ~table.SMM_CONTROLS)
         or needed & ~caps.cr0_fixed1
         or (caps.cr4_fixed0 | Cr4.VMXE) & ~caps.cr4_fixed1
     )

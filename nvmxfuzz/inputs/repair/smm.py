@@ -38,7 +38,7 @@ def _names_launched_vmcs(draft: Draft) -> bool:
         and not pointer & (draft.caps.physical_reserved | _PAGE)
         and processor.executive_vmcs_launched
         and processor.executive_controls_valid
-        and draft.memory.read(pointer, 4) == _revision(draft)
+        and draft.read(pointer, 4) == _revision(draft)
     )
 
 

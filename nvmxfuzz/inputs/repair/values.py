@@ -36,8 +36,8 @@ def efer_of(draft: Draft, value: int) -> int:
 
 def cr3_of(draft: Draft, value: int) -> int:
     """Return a CR3 within the physical-address width, and with masking where that exists."""
-    address = (1 << draft.profile.maxphyaddr) - 1
-    return value & (address | _MASKING if "lam" in draft.profile.features else address)
+    reserved = draft.caps.physical_reserved
+    return value & ~(reserved & ~_MASKING if "lam" in draft.profile.features else reserved)
 
 
 def s_cet_of(draft: Draft, value: int) -> int:
