@@ -255,9 +255,6 @@ def _between_instructions(entry: Entry) -> int:
     )
 
 
-bus_lock_pending = Given("vmcs.guest_pending_dbg_exceptions", PendingDebug.BLD)
-"""Bit 11 (bus lock) of the pending debug exceptions is 1."""
-
 rtm_pending = Given("vmcs.guest_pending_dbg_exceptions", PendingDebug.RTM)
 """Bit 16 (RTM) of the pending debug exceptions is 1."""
 
@@ -268,10 +265,19 @@ def reserved_pending_clear(entry: Entry) -> bool:
     return entry.vmcs.guest_pending_dbg_exceptions & PendingDebug.RESERVED == 0
 
 
-@SECTION.rule("guest.pending-debug.bus-lock", when=bus_lock_pending)
-def bus_lock_detected(entry: Entry) -> bool:
-    """Bit 11 (bus lock) is reserved unless the processor has debug exceptions for bus locks."""
-    return "bus-lock-detect" in entry.profile.features
+@SECTION.rule("guest.pending-debug.bus-lock")
+def no_bus_lock_pending(entry: Entry) -> Verdict:
+    """Bit 11 (bus lock) is 0; a processor with debug exceptions for bus locks may allow it.
+
+    The SDM defines the bit for such a processor and still lists it among those that must be 0.
+    """
+    return (
+        True
+        if entry.vmcs.guest_pending_dbg_exceptions & PendingDebug.BLD == 0
+        else UNKNOWN
+        if "bus-lock-detect" in entry.profile.features
+        else False
+    )
 
 
 @SECTION.rule("guest.pending-debug.bs-set", when=after_single_step)

@@ -191,7 +191,7 @@ def legacy_guest_has_no_fred(entry: Entry) -> bool:
 @SECTION.rule("guest.cr3.width", when=intel_64)
 def cr3_width(entry: Entry) -> bool:
     """CR3 sets no bit beyond the physical-address width, bits 62:61 aside."""
-    return cr3_address_fits(entry.vmcs.guest_cr3, entry.caps.physical_reserved)
+    return cr3_address_fits(entry.vmcs.guest_cr3, -1 << entry.profile.maxphyaddr)
 
 
 @SECTION.rule("guest.cr3.lam", when=intel_64_without_lam)

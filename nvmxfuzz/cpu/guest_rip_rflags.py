@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from nvmxfuzz.arch.controls import VmEntry
 from nvmxfuzz.arch.registers import Cr0, Rflags
 from nvmxfuzz.arch.sections import GUEST_RIP_RFLAGS
 from nvmxfuzz.arch.segments import AccessRights
@@ -32,6 +33,12 @@ def to_64_bit_code(entry: Entry) -> int:
 def to_other_code(entry: Entry) -> bool:
     """The guest will not execute 64-bit code, on a processor that could."""
     return entry.ia32e_guest == 0 or entry.vmcs.guest_cs_ar_bytes & AccessRights.L == 0
+
+
+@within("vm_entry", VmEntry.LOAD_CET_STATE)
+def to_other_code_with_cet(entry: Entry) -> int:
+    """VM entry loads CET state, and the guest will not execute 64-bit code."""
+    return to_other_code(entry)
 
 
 def to_real_mode(entry: Entry) -> bool:
@@ -83,6 +90,13 @@ def interrupts_enabled(entry: Entry) -> bool:
 def ssp_aligned(entry: Entry) -> bool:
     """Bits 1:0 of SSP are 0 if VM entry loads CET state."""
     return aligned(entry.vmcs.guest_ssp, _SSP_ALIGNMENT)
+
+
+@SECTION.rule("guest.ssp.high", when=to_other_code_with_cet)
+def ssp_in_32_bits(entry: Entry) -> bool:
+    """Bits 63:32 of SSP are 0 if VM entry loads CET state and is not to 64-bit mode."""
+    # Demanded under "Loading Guest RIP, RSP, RFLAGS, and SSP", not in the list of checks.
+    return fits_in_32_bits(entry.vmcs.guest_ssp)
 
 
 @SECTION.rule("guest.ssp.linear-address", when=entry_loads_cet)

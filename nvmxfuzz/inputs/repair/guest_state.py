@@ -72,8 +72,7 @@ def settle_pending_debug(draft: Draft) -> None:
     """Pending debug exceptions as TF, BTF, blocking and transactions let them be."""
     vmcs = draft.vmcs
     pending = vmcs.guest_pending_dbg_exceptions & ~PendingDebug.RESERVED
-    if "bus-lock-detect" not in draft.profile.features:
-        pending &= ~PendingDebug.BLD
+    pending &= ~PendingDebug.BLD  # reserved, or (with bus-lock detection) perhaps so
     blocking = vmcs.guest_interruptibility_info
     if blocking & (_STI | _MOV_SS) or vmcs.guest_activity_state == Activity.HLT:
         stepping = vmcs.guest_rflags & Rflags.TF and not vmcs.guest_ia32_debugctl & DebugCtl.BTF
