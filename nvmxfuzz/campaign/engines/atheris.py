@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""libFuzzer, through Atheris, steered by verdicts.
+
+The rules are not instrumented: `campaign.feedback` says why. Only where that is not available is
+the bytecode of the witnesses instrumented, the way Atheris documents.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FunctionType
+
+import atheris
+
+from nvmxfuzz.campaign.feedback import Counters, FeedbackUnavailableError, VerdictFeedback
+from nvmxfuzz.campaign.harness import Harness
+from nvmxfuzz.campaign.session import Session
+from nvmxfuzz.inputs.mutate import cross_over, mutator
+
+MAX_SIZE = 4096
+
+_INSTRUMENTED = ("nvmxfuzz.cpu.", "nvmxfuzz.kvm.")
+
+
+class FindingError(Exception):
+    """Raised in a target that runs alone, where a crash is the only way to report a finding."""
+
+
+def run(session: Session) -> None:
+    """Feed the session from libFuzzer; ends the process, as libFuzzer would."""
+    from nvmxfuzz.campaign.worker import leave
+
+    session.feedback = _feedback(session.harness, session.notice)
+
+    def test_one_input(data: bytes) -> None:
+        session.execute(data)
+        if session.finished:
+            leave(session)
+
+    inputs = Path(session.settings.folder, "inputs")
+    # The campaign bounds time, memory and the time of one input; libFuzzer's limits are off.
+    flags = [
+        f"-seed={session.settings.seed % (2**32 - 1) + 1}",
+        f"-max_len={MAX_SIZE}",
+        "-len_control=0",
+        "-timeout=0",
+        "-rss_limit_mb=0",
+        "-handle_term=0",
+        "-handle_int=0",
+        "-handle_segv=0",
+        "-handle_bus=0",
+        "-handle_abrt=0",
+        "-handle_ill=0",
+        "-handle_fpe=0",
+        "-use_cmp=0",
+        "-print_funcs=0",
+        "-verbosity=0",
+        "-reload=0",
+        f"-artifact_prefix={session.settings.folder}/",
+        str(inputs),
+    ]
+    _fuzz(session.harness, [sys.argv[0], *flags], test_one_input)
+
+
+def fuzz_alone(harness: Harness, arguments: Sequence[str]) -> None:
+    """Be a plain Atheris target: `arguments` go to libFuzzer, a finding is an exception."""
+    feedback = _feedback(harness, lambda text: print(text, file=sys.stderr))
+
+    def test_one_input(data: bytes) -> None:
+        case = harness.decode(data)
+        result, verdicts = harness.judge(case)
+        if feedback is not None:
+            feedback.note(verdicts)
+        findings = harness.check(case, result)
+        if findings:
+            raise FindingError("; ".join(f"{each.identity}: {each.message}" for each in findings))
+
+    flags = ["-use_cmp=0", "-len_control=0", "-print_funcs=0"]
+    _fuzz(harness, [*arguments[:1], *flags, *arguments[1:]], test_one_input)
+
+
+def _fuzz(harness: Harness, arguments: Sequence[str], target: Callable[[bytes], None]) -> None:
+    def own(data: bytes, size: int) -> bytes:
+        # Looked up each time: Fuzz() puts another function in its place.
+        return bytes(atheris.Mutate(data, size))
+
+    atheris.Setup(
+        list(arguments),
+        target,
+        custom_mutator=mutator(harness.kind, own),
+        custom_crossover=cross_over(harness.kind),
+    )
+    atheris.Fuzz()
+
+
+def _feedback(harness: Harness, notice: Callable[[str], None]) -> VerdictFeedback | None:
+    """Return verdicts as coverage, or None after instrumenting the witnesses instead."""
+    points = len(harness.points)
+    counters = Counters(VerdictFeedback.FEATURES * points)
+    try:
+        counters.register()
+    except FeedbackUnavailableError as reason:
+        notice(f"slow: this atheris takes no feedback of ours ({reason}), code is instrumented")
+        _instrument_witnesses()
+        return None
+    return VerdictFeedback(counters, points)
+
+
+def _instrument_witnesses() -> None:
+    """Instrument every function of the witnesses in place."""
+    for name, module in sorted(sys.modules.items()):
+        if name.startswith(_INSTRUMENTED):
+            for function in vars(module).values():
+                if isinstance(function, FunctionType) and function.__module__ == name:
+                    atheris.instrument_func(function)

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A harness: what a fuzzing entry point runs on each input, and what must hold over the run.
+
+Policy on what is checked. The witness judges every input. The oracles cost several judgements
+each, so that a campaign asks them only on inputs that show new behaviour (a rule with a verdict
+not seen before, or broken alone for the first time) and on one input in `SAMPLE_OF`, chosen by a
+checksum of its bytes: the same run makes the same choice. Examining a single case (replay,
+reproduction, minimising, the property tests) always asks every oracle.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+from zlib import crc32
+
+from nvmxfuzz.inputs.case import Case
+from nvmxfuzz.inputs.case import Harness as Kind
+from nvmxfuzz.inputs.codec import decode
+from nvmxfuzz.oracles.finding import Finding
+from nvmxfuzz.oracles.oracle import Oracle
+
+SAMPLE_OF = 32
+"""Of the inputs without new behaviour, one in so many meets the oracles. A power of two."""
+
+WITNESS_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What a defect in a witness or an oracle raises: a finding, and no reason to end the campaign."""
+
+_PACKAGE = Path(__file__).parents[1]
+
+Witness: TypeAlias = Callable[..., object]
+
+
+class Verdicts(Protocol):
+    """What a run said of each point: `asked` is a mask, the others list the numbers of points.
+
+    `nvmxfuzz.cpu.judgement.Judgement` is one. A point that was asked and is neither broken nor
+    unknown is held, one that was not asked is n/a.
+    """
+
+    @property
+    def asked(self) -> int:
+        """The points that were asked, as a mask."""
+
+    @property
+    def broken(self) -> Sequence[int]:
+        """The points that do not hold."""
+
+    @property
+    def unknown(self) -> Sequence[int]:
+        """The points whose answer is not known; one may stand twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Harness:
+    """A harness as a value; `name` is also the name of its seed folder and of `fuzz/NAME.py`.
+
+    `kind` says what its cases are, which is all that decoding and mutating depend on. `run` is the
+    one place where the witness is named: a test plants a fault by replacing it. `arguments` gives
+    what `run` takes for a case, `points` names what a run gives verdicts on.
+    """
+
+    name: str
+    kind: Kind
+    run: Witness
+    arguments: Callable[[Any], tuple[Any, ...]]
+    verdicts: Callable[[Any, Any], Verdicts]
+    """The verdicts in a case and what `run` returned for it."""
+    points: tuple[str, ...]
+    noun: str
+    """What the points are called, in the plural."""
+    oracles: tuple[Oracle[Any, Any], ...]
+
+    def decode(self, data: bytes) -> Case:
+        """Return the case that an input is: any bytes are one."""
+        return decode(data, self.kind)
+
+    def judge(self, case: Case) -> tuple[object, Verdicts]:
+        """Return the run of the witness on a case, and its verdicts."""
+        result = self.run(*self.arguments(case))
+        return result, self.verdicts(case, result)
+
+    def check(self, case: Case, result: object) -> tuple[Finding, ...]:
+        """Ask every oracle about a case that the witness has already run on, with `result`."""
+        subject = self.arguments(case)
+
+        def run(*arguments: object) -> object:
+            return result if arguments == subject else self.run(*arguments)
+
+        findings: list[Finding] = []
+        for oracle in self.oracles:
+            try:
+                finding = oracle.check(case, run)
+            except WITNESS_ERRORS as error:
+                finding = error_finding(error, self.name)
+            if finding is not None:
+                findings.append(finding)
+        return tuple(findings)
+
+    def examine(self, case: Case) -> tuple[Finding, ...]:
+        """Run the witness on a case and ask every oracle."""
+        try:
+            result, _ = self.judge(case)
+        except WITNESS_ERRORS as error:
+            return (error_finding(error, self.name),)
+        return self.check(case, result)
+
+
+def is_sampled(data: bytes) -> bool:
+    """Whether the oracles look at an input that shows nothing new."""
+    return crc32(data) & SAMPLE_OF - 1 == 0
+
+
+def error_finding(error: BaseException, harness: str) -> Finding:
+    """Return the finding that a witness or an oracle raised an error.
+
+    Its site is the innermost function of this project, so that it moves with no line number.
+    """
+    site = "?"
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        path = Path(frame.f_code.co_filename)
+        if path.is_relative_to(_PACKAGE):
+            place = path.relative_to(_PACKAGE).with_suffix("").as_posix()
+            site = f"{place}:{frame.f_code.co_name}"
+    kind = type(error).__name__
+    return Finding(
+        oracle="no-error",
+        rules=(kind,),
+        targets=(harness, harness),
+        site=site,
+        message=f"{kind} in {site}: {error}"[:500],
+    )

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a campaign is asked to do, and the harness file it runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import runpy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nvmxfuzz.campaign.harness import Harness
+from nvmxfuzz.campaign.settings import EngineName
+from nvmxfuzz.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+"""The checkout."""
+
+DEFAULT_CASE_SECONDS = 10.0
+DEFAULT_MEMORY = 2 << 30
+_LIBRARIES = {"atheris": "atheris", "hypothesis": "hypothesis", "random": None}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One harness, one engine, one seed, and where to stop; None is no limit.
+
+    `case_seconds` is how long one input may take before the worker counts as hung, `memory` the
+    address space of a worker in bytes, `seeds` the encoded inputs to begin with.
+    """
+
+    file: Path
+    engine: EngineName
+    seed: int
+    runs: int | None = None
+    seconds: float | None = None
+    seeds: tuple[bytes, ...] = ()
+    case_seconds: float = DEFAULT_CASE_SECONDS
+    memory: int = DEFAULT_MEMORY
+
+
+def harness_names() -> tuple[str, ...]:
+    """Return the names of the harnesses in the checkout."""
+    return tuple(sorted(path.stem for path in (ROOT / "fuzz").glob("*.py")))
+
+
+def harness_file(name: str) -> Path:
+    """Return the file of a harness by its name, or by the path of a Python file of one's own."""
+    if name in harness_names():
+        return ROOT / "fuzz" / f"{name}.py"
+    path = Path(name)
+    if path.suffix == ".py" and path.is_file():
+        return path.resolve()
+    raise InputError(
+        f"there is no harness {name[:80]!r}: choose among {', '.join(harness_names())}, "
+        "or give the path of a Python file that defines HARNESS"
+    )
+
+
+def load_harness(file: Path) -> Harness:
+    """Return what the harness file defines as HARNESS."""
+    try:
+        harness = runpy.run_path(str(file)).get("HARNESS")
+    except (ImportError, SyntaxError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} is no harness that can be loaded: {error}") from error
+    if not isinstance(harness, Harness):
+        raise InputError(f"{file} is no harness: it must define HARNESS, see fuzz/vm_entry.py")
+    return harness
+
+
+def require_engine(engine: EngineName) -> None:
+    """Raise InputError if the library of an engine is not installed for this Python."""
+    library = _LIBRARIES[engine]
+    if library is not None and importlib.util.find_spec(library) is None:
+        raise InputError(
+            f"engine {engine} needs the package {library}, which is not installed for this "
+            "Python: use --engine random, or set up again with a Python that has it"
+        )
+
+
+def corpus_files(harness: str) -> Iterator[Path]:
+    """Yield the files that a campaign begins with: the harness' seeds, then its vectors."""
+    yield from sorted((ROOT / "corpus" / "seeds" / harness).rglob("*.toml"))
+    if harness == "vm_entry":
+        yield from sorted((ROOT / "corpus" / "vectors").rglob("*.toml"))

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The runner: one campaign from start to end, as a stream of events.
+
+It starts the worker, reads what it reports, restarts it when it dies or hangs, and knows when to
+end. It knows no store and no console: whoever iterates over it decides what becomes of an event.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from time import monotonic
+
+from nvmxfuzz.campaign.events import Died, EndReason, Event, Finished
+from nvmxfuzz.campaign.plan import Plan
+from nvmxfuzz.campaign.settings import Settings
+from nvmxfuzz.campaign.workers import WorkerProcess
+from nvmxfuzz.errors import InputError
+
+POLL_SECONDS = 0.1
+STOP_SECONDS = 5.0
+"""How long a worker may take to end after it was asked to."""
+
+Stop = Callable[[], bool]
+
+
+@dataclass(slots=True)
+class _Count:
+    """How far the campaign is: what all workers have executed, and how many of them died."""
+
+    executions: int = 0
+    deaths: int = 0
+
+
+def run_campaign(plan: Plan, stop: Stop) -> Generator[Event, None, None]:
+    """Yield what happens until the plan is done or `stop()` is true; `Finished` comes last.
+
+    InputError if the worker does not even start. Closing the generator ends the worker.
+    """
+    started = monotonic()
+    count = _Count()
+    with tempfile.TemporaryDirectory(prefix="nvmxfuzz-") as folder:
+        _write_seeds(plan, Path(folder, "inputs"))
+        reason = None
+        while reason is None:
+            worker = _start(plan, Path(folder), count, monotonic() - started)
+            try:
+                yield from _listen(worker, stop, _deadline(plan, started))
+                death = worker.death()
+                executions = worker.executions
+            finally:
+                worker.close()
+            count.executions += executions
+            if death is not None:
+                if not executions:
+                    raise InputError(f"a worker did not start: {death.detail or death.reason}")
+                count.deaths += 1
+                _forget(Path(folder, "inputs"), death.data)
+                yield Died(0, executions, death.reason, death.detail, death.data)
+            reason = _end_reason(plan, stop, count, monotonic() - started)
+    yield Finished(reason, count.executions, monotonic() - started)
+
+
+def _write_seeds(plan: Plan, folder: Path) -> None:
+    try:
+        folder.mkdir()
+        for seed in plan.seeds:
+            (folder / sha256(seed).hexdigest()[:32]).write_bytes(seed)
+    except OSError as error:
+        raise InputError(
+            f"the temporary folder {folder} cannot be filled ({error.strerror}): make room there, "
+            "or name another place in TMPDIR"
+        ) from error
+
+
+def _start(plan: Plan, folder: Path, count: _Count, seconds: float) -> WorkerProcess:
+    settings = Settings(
+        worker=0,
+        engine=plan.engine,
+        # A worker that died would die again of the same inputs.
+        seed=plan.seed + count.deaths,
+        runs=None if plan.runs is None else plan.runs - count.executions,
+        seconds=None if plan.seconds is None else max(0.0, plan.seconds - seconds),
+        folder=str(folder),
+        last_input=str(folder / "last-input"),
+        events=-1,
+        memory=plan.memory,
+    )
+    return WorkerProcess(plan.file, settings, plan.case_seconds)
+
+
+def _deadline(plan: Plan, started: float) -> float:
+    """Return when a worker that does not keep to its time is asked to stop."""
+    return float("inf") if plan.seconds is None else started + plan.seconds + 1
+
+
+def _listen(worker: WorkerProcess, stop: Stop, deadline: float) -> Iterator[Event]:
+    """Yield the events of one worker until it talks no more."""
+    is_open = True
+    abandon_at: float | None = None
+    while is_open:
+        events, is_open = worker.poll(POLL_SECONDS)
+        yield from events
+        now = monotonic()
+        if abandon_at is None:
+            if stop() or now > deadline:
+                worker.stop()
+                abandon_at = now + STOP_SECONDS
+        elif events:
+            # It may have waited on a full pipe until somebody read what it found.
+            abandon_at = now + STOP_SECONDS
+        elif now > abandon_at:
+            worker.abandon()
+
+
+def _forget(folder: Path, data: bytes) -> None:
+    """Take a deadly input out of those that the next worker begins with."""
+    for path in folder.iterdir():
+        if path.read_bytes() == data:
+            path.unlink()
+
+
+def _end_reason(plan: Plan, stop: Stop, count: _Count, seconds: float) -> EndReason | None:
+    if stop():
+        return "interrupted"
+    if plan.runs is not None and count.executions >= plan.runs:
+        return "runs"
+    if plan.seconds is not None and seconds >= plan.seconds:
+        return "time"
+    return None

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Opening a store: making a new one, and refusing what is none or too new."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from importlib.resources import files
+from pathlib import Path
+from urllib.parse import quote
+
+from nvmxfuzz.errors import InputError
+
+APPLICATION_ID = 0x6E766D78
+"""The letters "nvmx": what marks an SQLite file as a store."""
+
+VERSION = 1
+"""The version of schema.sql."""
+
+_BUSY_SECONDS = 5.0
+
+
+def is_store(path: Path) -> bool:
+    """Whether a file is an SQLite database, by its first bytes: a store, or somebody else's."""
+    try:
+        with path.open("rb") as file:
+            return file.read(16) == b"SQLite format 3\x00"
+    except OSError:
+        return False
+
+
+def open_database(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    """Return a connection to the store; InputError, in a sentence, for anything else."""
+    _require_place(path, read_only=read_only)
+    try:
+        connection = sqlite3.connect(_uri(path, read_only), timeout=_BUSY_SECONDS, uri=True)
+    except sqlite3.Error as error:
+        raise InputError(f"the store {path} cannot be opened: {error}") from error
+    try:
+        _prepare(connection, path, read_only=read_only)
+    except BaseException as error:
+        connection.close()
+        if isinstance(error, sqlite3.DatabaseError):
+            raise InputError(_refusal(path, error)) from error
+        raise
+    return connection
+
+
+def _require_place(path: Path, *, read_only: bool) -> None:
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name a file for the store")
+    if read_only and not path.exists():
+        raise InputError(f"there is no store {path}: nvmxfuzz fuzz makes one")
+    if not path.parent.is_dir():
+        raise InputError(f"there is no folder {path.parent} to keep the store in: make it first")
+    if path.exists() and path.stat().st_size and not is_store(path):
+        raise InputError(f"{path} is not a store: name another file")
+
+
+def _uri(path: Path, read_only: bool) -> str:
+    address = f"file:{quote(str(path.absolute()))}"
+    if not read_only:
+        return f"{address}?mode=rwc"
+    # A reader of a write-ahead log needs files beside it, which a read-only folder cannot have.
+    immutable = "" if os.access(path.parent, os.W_OK) else "&immutable=1"
+    return f"{address}?mode=ro{immutable}"
+
+
+def _prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
+    connection.execute("PRAGMA foreign_keys = ON")
+    version = _version(connection, path)
+    if version > VERSION:
+        raise InputError(
+            f"the store {path} was written by a newer nvmxfuzz (version {version}, this one "
+            f"knows {VERSION}): update nvmxfuzz, or name another store"
+        )
+    if read_only:
+        if version == 0:
+            raise InputError(f"the store {path} is empty: nvmxfuzz fuzz fills it")
+        return
+    connection.execute("PRAGMA journal_mode = WAL")
+    if version == 0:
+        _create(connection)
+    # A store that cannot be written is to be refused now, not when the first finding comes.
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("COMMIT")
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the version of the schema, 0 for a file without any."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if application != APPLICATION_ID and (application or version or tables):
+        raise InputError(f"{path} is an SQLite database, but not a store: name another file")
+    return int(version)
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    """Make the tables in one transaction, unless another process was faster."""
+    schema = files(__package__).joinpath("schema.sql").read_text("utf-8")
+    connection.executescript(
+        f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID};"
+        f"{schema} PRAGMA user_version = {VERSION}; COMMIT;"
+    )
+
+
+def _refusal(path: Path, error: sqlite3.DatabaseError) -> str:
+    if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        return f"{path} is not a store, or is damaged ({error}): name another file"
+    if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+        return f"the store {path} is in use by another campaign: wait for it, or name another store"
+    return f"the store {path} cannot be used ({error}): see to it, or name another one with --store"

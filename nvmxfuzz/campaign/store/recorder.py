@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The listener that writes a campaign into the store as it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from time import monotonic
+
+from nvmxfuzz.campaign.events import Event, Finished, Seen
+from nvmxfuzz.campaign.harness import Harness
+from nvmxfuzz.campaign.store.store import Store, Verdict
+from nvmxfuzz.campaign.tally import Tally
+from nvmxfuzz.oracles.finding import Finding
+
+WRITE_EVERY = 2.0
+"""Seconds between two updates of the totals; findings are written when they come."""
+
+
+class Recorder:
+    """Keeps one campaign in a store."""
+
+    def __init__(self, store: Store, harness: Harness, campaign: int) -> None:
+        self._store = store
+        self._harness = harness
+        self._campaign = campaign
+        self._begin = self._written = monotonic()
+        self._seen = Seen()
+
+    def take(self, event: Event, tally: Tally) -> None:
+        """Write the totals if they are due, or if the campaign is over."""
+        now = monotonic()
+        if isinstance(event, Finished):
+            self._write(tally, event.seconds, event.reason)
+        elif now - self._written >= WRITE_EVERY:
+            self._written = now
+            self._write(tally, now - self._begin, "running")
+
+    def keep(self, finding: Finding, data: bytes, case_text: str) -> bool:
+        """Write a finding; return True if the store did not have it yet."""
+        name = self._harness.name
+        return self._store.add_finding(self._campaign, name, finding, data, case_text)
+
+    def _write(self, tally: Tally, seconds: float, state: str) -> None:
+        name = self._harness.name
+        self._store.update_campaign(self._campaign, tally.executions, seconds, state)
+        self._store.count_sightings(self._campaign, name, tally.sightings)
+        if tally.seen != self._seen:
+            self._seen = tally.seen
+            self._store.add_verdicts(
+                self._campaign, name, verdict_names(tally.seen, self._harness.points)
+            )
+
+
+def verdict_names(seen: Seen, points: tuple[str, ...]) -> Iterator[tuple[str, Verdict]]:
+    """Yield (rule, verdict) for each bit of what was seen."""
+    masks: tuple[tuple[Verdict, int], ...] = (
+        ("n/a", seen.na),
+        ("held", seen.held),
+        ("broken", seen.broken),
+        ("unknown", seen.unknown),
+    )
+    for verdict, mask in masks:
+        for index, point in enumerate(points):
+            if mask >> index & 1:
+                yield point, verdict

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`nvmxfuzz config`: what KVM makes of the VMX capability MSRs of a processor."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from nvmxfuzz.cli.files import read_file
+from nvmxfuzz.errors import InputError
+from nvmxfuzz.inputs.msr_table import parse_processor
+from nvmxfuzz.kvm.describe import config_controls, refusal_text, warning_text
+from nvmxfuzz.kvm.hardware_setup import hardware_setup
+from nvmxfuzz.kvm.host import HostCpu, parse_params
+from nvmxfuzz.kvm.source import KERNELS, find_kernel
+from nvmxfuzz.kvm.vmcs_config import ConfigOutcome, VmcsConfig
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    command = commands.add_parser(
+        "config",
+        help="what KVM makes of an MSR table",
+        description="Print the config that KVM makes of a processor's VMX capability MSRs, with "
+        "every warning, or -EIO and why.",
+        epilog="FILE is a profile of this project (TOML or JSON), lines such as "
+        "'0x480 = 0x...' or what rdmsr prints, or a VirtualBox log.",
+    )
+    command.add_argument("file", type=Path, metavar="FILE")
+    command.add_argument(
+        "--kernel",
+        default=KERNELS[-1],
+        metavar="V",
+        help=f"kernel version, one of {', '.join(KERNELS)} (default: %(default)s)",
+    )
+    command.add_argument(
+        "--param",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="parameter of kvm_intel, such as error_on_inconsistent_vmcs_config=N; repeatable",
+    )
+    command.add_argument("--sgx", action="store_true", help="the processor has SGX")
+    command.add_argument(
+        "--evmcs", action="store_true", help="KVM runs on a Hyper-V that offers enlightened VMCSs"
+    )
+    command.add_argument("--json", action="store_true", help="one JSON object")
+    command.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what loading kvm_intel comes to; -EIO is an answer, no error."""
+    kernel = find_kernel(args.kernel)
+    params = parse_params(kernel, args.param)
+    try:
+        processor = parse_processor(read_file(args.file), str(args.file))
+    except InputError as error:
+        raise InputError(f"{args.file}: {error}") from error
+    host = HostCpu.of(processor, args.sgx or "sgx" in processor.features, args.evmcs)
+    outcome = hardware_setup(host, kernel, params)
+    print(json.dumps(to_json(outcome)) if args.json else to_text(outcome))
+    return 0
+
+
+def to_json(outcome: ConfigOutcome) -> dict[str, object]:
+    """Return an outcome as a program reads it; numbers are strings in hexadecimal."""
+    return {
+        "result": "-EIO" if outcome.config is None else "accepted",
+        "refused_at": outcome.site or None,
+        "warnings": [
+            {
+                "site": warning.site,
+                "arguments": [f"{number:#x}" for number in warning.arguments],
+                "text": warning_text(warning),
+            }
+            for warning in outcome.warnings
+        ],
+        "config": None if outcome.config is None else _words(outcome.config),
+        "controls": None if outcome.config is None else config_controls(outcome.config),
+    }
+
+
+def to_text(outcome: ConfigOutcome) -> str:
+    """Return an outcome as a person reads it."""
+    lines = [f"warning: {warning_text(warning)}" for warning in outcome.warnings]
+    if outcome.config is None:
+        return "\n".join([*lines, f"-EIO: {refusal_text(outcome.site)}"])
+    controls = config_controls(outcome.config)
+    for word, value in _words(outcome.config).items():
+        lines.append(f"{word} = {value}")
+        lines += [f"    {name}" for name in controls.get(word, ())]
+    return "\n".join(lines)
+
+
+def _words(config: VmcsConfig) -> dict[str, str]:
+    words = asdict(config).items()
+    return {name: f"{value:#x}" for name, value in words if value is not None}

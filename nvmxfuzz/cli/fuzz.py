@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`nvmxfuzz fuzz`: run a harness on many inputs, and keep what it finds."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console as Terminal
+
+from nvmxfuzz.campaign.events import Died, Event, Finished, Found
+from nvmxfuzz.campaign.harness import Harness
+from nvmxfuzz.campaign.plan import (
+    ROOT,
+    Plan,
+    corpus_files,
+    harness_file,
+    harness_names,
+    load_harness,
+    require_engine,
+)
+from nvmxfuzz.campaign.runner import run_campaign
+from nvmxfuzz.campaign.settings import ENGINES
+from nvmxfuzz.campaign.store import Store, open_store
+from nvmxfuzz.campaign.store.recorder import Recorder
+from nvmxfuzz.campaign.tally import Tally
+from nvmxfuzz.cli.files import read_file
+from nvmxfuzz.cli.findings import Desk
+from nvmxfuzz.inputs.codec import encode
+from nvmxfuzz.inputs.load import load_case
+from nvmxfuzz.reports.console import Console, Listener, Summary
+from nvmxfuzz.reports.ndjson import Ndjson
+
+DEFAULT_STORE = ROOT / "nvmxfuzz.db"
+INTERRUPTED = 130
+_SEED_BITS = 31
+_GRACE_SECONDS = 5.0
+"""How long after its time a campaign may go on minimising."""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    names = ", ".join(harness_names())
+    command = commands.add_parser(
+        "fuzz",
+        help="run a harness on many inputs",
+        description="Run a harness on many inputs, until the time or the number of runs is up, or "
+        "until Ctrl-C. Findings are run again, minimised and stored; they do not stop the run.",
+        epilog="Exit status: 0 no findings, 1 findings, 2 bad input, 130 Ctrl-C.",
+    )
+    command.add_argument(
+        "harness", metavar="HARNESS", help=f"{names}, or a Python file that defines HARNESS"
+    )
+    command.add_argument("--time", type=_seconds, metavar="S", help="stop after S seconds")
+    command.add_argument("--runs", type=_positive, metavar="N", help="stop after N executions")
+    command.add_argument(
+        "--engine", choices=ENGINES, default="atheris", help="where inputs come from (%(default)s)"
+    )
+    command.add_argument(
+        "--seed", type=_seed, metavar="N", help="of the engine (default: another one each time)"
+    )
+    command.add_argument(
+        "--store", type=Path, default=DEFAULT_STORE, metavar="FILE", help="default: %(default)s"
+    )
+    command.add_argument(
+        "--json", action="store_true", help="one JSON object a line: findings, then the summary"
+    )
+    command.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run a campaign; return 1 if it had findings, 130 if it was interrupted, else 0."""
+    require_engine(args.engine)
+    file = harness_file(args.harness)
+    harness = load_harness(file)
+    with open_store(args.store) as store, _interruptible() as interrupted:
+        plan = Plan(
+            file=file,
+            engine=args.engine,
+            seed=_fresh_seed() if args.seed is None else args.seed,
+            runs=args.runs,
+            seconds=args.time,
+            seeds=_seeds(harness.name) if args.engine == "atheris" else (),
+        )
+        summary = _campaign(plan, harness, store, interrupted, as_json=args.json)
+    print(json.dumps(summary.to_json()) if args.json else summary.to_text())
+    if summary.reason == "interrupted":
+        return INTERRUPTED
+    return 1 if summary.findings else 0
+
+
+def _campaign(
+    plan: Plan,
+    harness: Harness,
+    store: Store,
+    interrupted: Callable[[], bool],
+    *,
+    as_json: bool,
+) -> Summary:
+    """Run the campaign, with everybody listening who has to."""
+    campaign = store.begin_campaign(harness.name, plan.engine, plan.seed, int(time.time()))
+    recorder = Recorder(store, harness, campaign)
+    listener: Listener = (
+        Ndjson(sys.stdout) if as_json else Console(Terminal(file=sys.stdout), harness.noun)
+    )
+    minimise_until = time.monotonic() + (plan.seconds or math.inf) + _GRACE_SECONDS
+    desk = Desk(
+        plan=plan,
+        harness=harness,
+        store=store,
+        recorder=recorder,
+        listener=listener,
+        stop=lambda: interrupted() or time.monotonic() > minimise_until,
+        interrupted=interrupted,
+    )
+    tally = Tally()
+    last: Event | None = None
+    with (
+        contextlib.closing(listener),
+        contextlib.closing(run_campaign(plan, interrupted)) as events,
+    ):
+        for event in events:
+            tally.take(event)
+            if isinstance(event, Found):
+                desk.found_by_oracle(event.finding, event.data)
+            elif isinstance(event, Died):
+                desk.worker_died(event)
+            recorder.take(event, tally)
+            listener.take(event, tally)
+            last = event
+    assert isinstance(last, Finished)
+    return Summary(
+        harness=harness.name,
+        engine=plan.engine,
+        seed=plan.seed,
+        reason=last.reason,
+        seconds=last.seconds,
+        executions=last.executions,
+        noun=harness.noun,
+        points=len(harness.points),
+        seen=tally.seen,
+        deaths=tally.deaths,
+        findings=tuple(desk.found),
+        new=desk.new,
+        store=_shown(store.path),
+    )
+
+
+def _seeds(harness: str) -> tuple[bytes, ...]:
+    return tuple(encode(load_case(read_file(path), str(path))) for path in corpus_files(harness))
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Make the first Ctrl-C (or SIGTERM) a wish that the campaign fulfils; a second one insists."""
+    wishes: list[int] = []
+
+    def wish(number: int, _: object) -> None:
+        if wishes:
+            raise KeyboardInterrupt
+        wishes.append(number)
+
+    previous = {number: signal.signal(number, wish) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(wishes)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _shown(path: Path) -> str:
+    """Return a path as one would type it here."""
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _fresh_seed() -> int:
+    return time.time_ns() & (1 << _SEED_BITS) - 1
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number of seconds above 0")
+
+
+def _positive(text: str) -> int:
+    return _whole_number(text, 1, 1 << 62)
+
+
+def _seed(text: str) -> int:
+    return _whole_number(text, 0, (1 << _SEED_BITS) - 1)
+
+
+def _whole_number(text: str, least: int, most: int) -> int:
+    with contextlib.suppress(ValueError):
+        if least <= int(text) <= most:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number from {least} to {most}")

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A case for a reader: each value with its name and meaning, beside that of the base."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nvmxfuzz.arch.bits import named_bits
+from nvmxfuzz.arch.controls import Pin, Primary, Secondary, Tertiary, VmEntry, VmExit, VmExit2
+from nvmxfuzz.arch.fields import FIELD_BY_NAME
+from nvmxfuzz.arch.registers import Cr0, Cr4, DebugCtl, Efer, Rflags
+from nvmxfuzz.inputs.case import Case, EntryCase
+from nvmxfuzz.inputs.difference import Edit, differences, origin
+from nvmxfuzz.inputs.layout import Slot, layout
+from nvmxfuzz.inputs.words import config_word, entry_word
+
+_BITS: dict[str, type] = {
+    "pin_based_vm_exec_control": Pin,
+    "cpu_based_vm_exec_control": Primary,
+    "secondary_vm_exec_control": Secondary,
+    "tertiary_vm_exec_control": Tertiary,
+    "vm_exit_controls": VmExit,
+    "secondary_vm_exit_controls": VmExit2,
+    "vm_entry_controls": VmEntry,
+    "guest_cr0": Cr0,
+    "host_cr0": Cr0,
+    "cr0": Cr0,
+    "guest_cr4": Cr4,
+    "host_cr4": Cr4,
+    "cr4": Cr4,
+    "guest_ia32_efer": Efer,
+    "host_ia32_efer": Efer,
+    "efer": Efer,
+    "guest_rflags": Rflags,
+    "rflags": Rflags,
+    "guest_ia32_debugctl": DebugCtl,
+}
+"""The words whose changed bits are named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One value of a case: where it stands, what it is, what the base has, and what it means."""
+
+    area: str
+    name: str
+    value: str
+    base: str
+    meaning: str
+
+
+def case_rows(case: Case, *, everything: bool) -> list[Row]:
+    """Return a row for each value that differs from the base, or for every one."""
+    start = origin(case)
+    rows = []
+    for slot in layout(case.harness).slots:
+        value, before = _word(case, slot), _word(start, slot)
+        if everything or value != before:
+            meaning = _meaning(slot) + _changed_bits(slot, before, value)
+            rows.append(Row(slot.area, slot.name, slot.show(value), slot.show(before), meaning))
+    for change in differences(case):
+        if not isinstance(change, Edit):
+            value_text = change.data.hex() if change.backed else "unbacked"
+            rows.append(Row("memory", f"{change.address:#x}", value_text, "", "bytes of memory"))
+    return rows
+
+
+def to_json(case: Case, rows: Sequence[Row]) -> dict[str, object]:
+    """Return the form that `show --json` prints."""
+    return {
+        "harness": case.harness,
+        "profile": case.profile.name,
+        "base": case.base,
+        "note": case.note,
+        "fields": [
+            {
+                "area": row.area,
+                "name": row.name,
+                "value": row.value,
+                "base": row.base,
+                "meaning": row.meaning,
+            }
+            for row in rows
+        ],
+    }
+
+
+def to_text(case: Case, rows: Sequence[Row]) -> str:
+    """Return the rows as a table, a line each."""
+    lines = [f"{case.harness}: profile {case.profile.name}, base {case.base}"]
+    if case.note:
+        lines.append(case.note)
+    if not rows:
+        lines.append("  as the base")
+    names = max((len(row.name) for row in rows), default=0)
+    values = max((len(row.value) for row in rows), default=0)
+    bases = max((len(row.base) for row in rows), default=0)
+    lines += [
+        f"  {row.area:9}  {row.name:{names}}  {row.value:>{values}}  "
+        f"(base {row.base:>{bases}})  {row.meaning}"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _word(case: Case, slot: Slot) -> int:
+    if isinstance(case, EntryCase):
+        return entry_word(case.attempt, slot)
+    return config_word(case, slot)
+
+
+def _meaning(slot: Slot) -> str:
+    if slot.area != "vmcs":
+        return slot.meaning
+    field = FIELD_BY_NAME[slot.name]
+    return f"{field.sdm_name} ({field.encoding:#06x})"
+
+
+def _changed_bits(slot: Slot, before: int, value: int) -> str:
+    """Return the names of the bits that were set (+) or cleared (-), lowest first."""
+    table = _BITS.get(slot.name)
+    if table is None or before == value:
+        return ""
+    changed = [
+        ("+" if value & bit else "-") + bit.sdm_name
+        for bit in named_bits(table).values()
+        if (before ^ value) & bit
+    ]
+    return ": " + ", ".join(changed) if changed else ""

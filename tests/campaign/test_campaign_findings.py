@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What becomes of a finding: triage in the campaign's own process, whatever it meets."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from nvmxfuzz.campaign.behaviour import Behaviour
+from nvmxfuzz.campaign.events import Event, Found, WorkerEvent
+from nvmxfuzz.campaign.harness import Harness
+from nvmxfuzz.campaign.last_input import MAX_INPUT, LastInput
+from nvmxfuzz.campaign.plan import ROOT, Plan, load_harness
+from nvmxfuzz.campaign.session import MOST_FINDINGS, Session
+from nvmxfuzz.campaign.settings import Settings
+from nvmxfuzz.campaign.store import open_store
+from nvmxfuzz.campaign.store.recorder import Recorder
+from nvmxfuzz.campaign.tally import Tally
+from nvmxfuzz.cli import findings
+from nvmxfuzz.cli.findings import Desk
+from nvmxfuzz.errors import InputError
+from nvmxfuzz.inputs.case import Case
+from nvmxfuzz.oracles.finding import Finding
+from nvmxfuzz.oracles.oracle import Oracle
+
+FILE = ROOT / "fuzz" / "vm_entry.py"
+FINDING = Finding("some.oracle", (), ("cpu", "cpu"), "", "it is so")
+
+
+def always(_case: Case, _run: object) -> Finding | None:
+    """Nothing ever holds."""
+    return FINDING
+
+
+def harness(check: Callable[[Case, object], Finding | None] = always) -> Harness:
+    return replace(load_harness(FILE), oracles=(Oracle("some.oracle", "nowhere", check),))
+
+
+@dataclass
+class Notes:
+    """A listener that remembers."""
+
+    said: list[tuple[str, bool, str]] = field(default_factory=list)
+
+    def take(self, event: Event, tally: Tally) -> None:
+        """Not of interest here."""
+
+    def finding(self, finding: Finding, *, is_new: bool, note: str) -> None:
+        """Remember a finding."""
+        self.said.append((finding.identity, is_new, note))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def notes(
+    tmp_path: Path, subject: Harness, *, interrupted: bool = False, times: int = 1
+) -> tuple[list[tuple[str, bool, str]], bool | None, str | None]:
+    """Return what is said of a finding, and what the store has on it."""
+    listener = Notes()
+    with open_store(tmp_path / "store.db") as store:
+        campaign = store.begin_campaign("vm_entry", "random", 1, 1)
+        desk = Desk(
+            plan=Plan(FILE, "random", 1),
+            harness=subject,
+            store=store,
+            recorder=Recorder(store, subject, campaign),
+            listener=listener,
+            stop=lambda: interrupted,
+            interrupted=lambda: interrupted,
+        )
+        for _ in range(times):
+            desk.found_by_oracle(FINDING, b"\x01\x00\x03")
+        (stored,) = store.findings()
+    return listener.said, stored.reproduced, stored.minimised_text
+
+
+def test_a_finding_is_seen_again_and_minimised(tmp_path: Path) -> None:
+    said, reproduced, text = notes(tmp_path, harness())
+    assert said == [(FINDING.identity, True, "seen again, minimised")]
+    assert reproduced is True
+    assert text is not None
+    assert FINDING.message in text
+
+
+def test_a_finding_that_does_not_come_again_is_flaky_and_kept(tmp_path: Path) -> None:
+    said, reproduced, text = notes(tmp_path, harness(lambda _case, _run: None))
+    assert said == [(FINDING.identity, True, "flaky: a second run did not show it")]
+    assert (reproduced, text) == (False, None)
+
+
+def test_a_finding_is_told_once_a_campaign(tmp_path: Path) -> None:
+    assert len(notes(tmp_path, harness(), times=3)[0]) == 1
+
+
+def test_after_ctrl_c_a_finding_is_only_stored(tmp_path: Path) -> None:
+    said, reproduced, _ = notes(tmp_path, harness(), interrupted=True)
+    assert said == [(FINDING.identity, True, "not run again")]
+    assert reproduced is None
+
+
+def test_triage_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(findings, "TRIAGE_SECONDS", 1)
+
+    def hang(_case: Case, _run: object) -> None:
+        time.sleep(60)
+
+    said, reproduced, _ = notes(tmp_path, harness(hang))
+    assert said == [(FINDING.identity, True, "triage took too long")]
+    assert reproduced is None
+
+
+def test_a_finding_that_cannot_be_stored_is_told(tmp_path: Path) -> None:
+    subject = harness()
+    with open_store(tmp_path / "store.db") as store:
+        campaign = store.begin_campaign("vm_entry", "random", 1, 1)
+        desk = Desk(
+            plan=Plan(FILE, "random", 1),
+            harness=subject,
+            store=store,
+            recorder=Recorder(store, subject, campaign),
+            listener=Notes(),
+            stop=bool,
+            interrupted=bool,
+        )
+        store._connection.execute("PRAGMA max_page_count = 1")
+        with pytest.raises(InputError, match=f"full.*not stored is {FINDING.identity}"):
+            desk.found_by_oracle(FINDING, bytes([1, 0, 0, 0, *bytes(20_000)]))
+
+
+def session(tmp_path: Path, subject: Harness, sent: list[WorkerEvent]) -> Session:
+    settings = Settings(0, "random", 1, None, None, str(tmp_path), "", -1, 0)
+    return Session(subject, settings, sent.append, LastInput(tmp_path / "input"))
+
+
+def test_oracles_meet_what_is_new_and_a_sample_of_the_rest(tmp_path: Path) -> None:
+    asked: list[Case] = []
+
+    def count(case: Case, _run: object) -> None:
+        asked.append(case)
+
+    subject = harness(count)
+    work = session(tmp_path, subject, [])
+    behaviour = Behaviour(len(subject.points))
+    inputs = [bytes([1, 0, 0, 0, number]) for number in range(200)]
+    new = sum(behaviour.note(subject.judge(subject.decode(data))[1]) for data in inputs)
+    for data in inputs:
+        work.execute(data)
+    assert new <= len(asked) <= new + 30
+    before = len(asked)
+    for data in inputs:
+        work.execute(data)
+    assert 0 < len(asked) - before < 30
+
+
+def test_findings_without_end_are_bounded(tmp_path: Path) -> None:
+    numbers = iter(range(10**6))
+
+    def another(_case: Case, _run: object) -> Finding:
+        return replace(FINDING, site=str(next(numbers)))
+
+    many = (Oracle("some.oracle", "nowhere", another),) * 400
+    sent: list[WorkerEvent] = []
+    work = session(tmp_path, replace(harness(), oracles=many), sent)
+    for number in range(200):
+        work.execute(bytes([1, 0, number]))
+    assert sum(isinstance(event, Found) for event in sent) == MOST_FINDINGS
+
+
+def test_the_last_input_is_what_was_written_last(tmp_path: Path) -> None:
+    written = LastInput(tmp_path / "input")
+    assert (written.number, written.read()) == (0, b"")
+    for number, data in enumerate((b"longer", b"short", b"", bytes(MAX_INPUT + 1)), 1):
+        written.write(number, data)
+        assert (written.number, written.read()) == (number, data[:MAX_INPUT])
+    assert LastInput(tmp_path / "input").number == 4

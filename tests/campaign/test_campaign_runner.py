@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The runner and its worker: limits, deaths, hangs, Ctrl-C, and the same run for the same seed."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from nvmxfuzz.campaign.events import Died, Event, Finished, Found, Notice, Progress
+from nvmxfuzz.campaign.once import death_of
+from nvmxfuzz.campaign.plan import Plan, harness_file, load_harness
+from nvmxfuzz.campaign.runner import run_campaign
+from nvmxfuzz.campaign.tally import Tally
+from nvmxfuzz.campaign.workers import WorkerProcess
+from nvmxfuzz.errors import InputError
+from nvmxfuzz.inputs.case import EntryCase
+from nvmxfuzz.inputs.codec import decode
+
+HARNESSES = Path(__file__).parent / "harnesses"
+SOUND = HARNESSES / "sound.py"
+
+
+def never() -> bool:
+    return False
+
+
+def played(plan: Plan) -> tuple[list[Event], Tally]:
+    """Run a campaign to its end."""
+    events = list(run_campaign(plan, never))
+    tally = Tally()
+    for event in events:
+        tally.take(event)
+    return events, tally
+
+
+def comparable(events: list[Event]) -> tuple[object, ...]:
+    """What must not differ between two runs: the last progress, and the findings in order."""
+    progress = [event for event in events if isinstance(event, Progress)]
+    return (progress[-1], *(event for event in events if isinstance(event, Found)))
+
+
+@pytest.mark.parametrize("engine", ["random", "hypothesis", "atheris"])
+def test_a_number_of_runs_is_kept_exactly(engine: str) -> None:
+    events, tally = played(Plan(SOUND, engine, seed=1, runs=321))  # type: ignore[arg-type]
+    assert isinstance(events[-1], Finished)
+    assert (events[-1].reason, events[-1].executions, tally.executions) == ("runs", 321, 321)
+    assert tally.seen.held
+    assert tally.seen.broken
+
+
+def test_a_seed_reproduces_a_random_run() -> None:
+    plan = Plan(HARNESSES / "forgetful.py", "random", seed=5, runs=400)
+    first, second = (comparable(played(plan)[0]) for _ in range(2))
+    assert first == second
+    assert first != comparable(played(Plan(plan.file, "random", seed=6, runs=400))[0])
+
+
+def test_a_seed_reproduces_an_atheris_run() -> None:
+    plan = Plan(SOUND, "atheris", seed=5, runs=2000)
+    first, second = (comparable(played(plan)[0]) for _ in range(2))
+    assert first == second
+
+
+def test_without_feedback_atheris_instruments_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TROUBLE", "no feedback")
+    events, tally = played(Plan(SOUND, "atheris", seed=5, runs=300))
+    (notice,) = (event for event in events if isinstance(event, Notice))
+    assert "code is instrumented" in notice.text
+    assert tally.executions == 300
+    assert tally.seen.broken
+
+
+def test_time_is_kept() -> None:
+    begin = time.monotonic()
+    events, _ = played(Plan(SOUND, "random", seed=1, seconds=0.5))
+    assert isinstance(events[-1], Finished)
+    assert events[-1].reason == "time"
+    assert 0.5 <= time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"), [("kill", "SIGKILL"), ("segv", "SIGSEGV"), ("exit", "exit 3")]
+)
+def test_a_worker_that_dies_is_restarted_and_its_last_input_kept(
+    trouble: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TROUBLE", trouble)
+    events, tally = played(Plan(SOUND, "random", seed=1, runs=60))
+    deaths = [event for event in events if isinstance(event, Died)]
+    assert deaths
+    assert tally.executions == 60
+    for death in deaths:
+        case = decode(death.data, "vm_entry")
+        assert isinstance(case, EntryCase)
+        assert case.attempt.vmcs.virtual_processor_id & 8
+        assert death.reason == reason
+    plan = Plan(SOUND, "random", seed=1)
+    again = death_of(plan, deaths[0].data, never)
+    assert again is not None
+    assert (again.reason, again.data) == (reason, deaths[0].data)
+    assert death_of(plan, b"", never) is None
+
+
+def test_a_hang_is_a_death(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TROUBLE", "hang")
+    events, _ = played(Plan(SOUND, "random", seed=1, runs=8, case_seconds=0.3))
+    deaths = [event for event in events if isinstance(event, Died)]
+    assert {death.reason for death in deaths} == {"hang"}
+
+
+def test_memory_is_bounded_and_running_out_of_it_a_finding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TROUBLE", "swell")
+    events, _ = played(Plan(SOUND, "random", seed=1, runs=40, memory=1 << 30))
+    assert {event.finding.rules for event in events if isinstance(event, Found)} == {
+        ("MemoryError",)
+    }
+
+
+def test_an_error_in_the_witness_is_a_finding_and_the_worker_lives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TROUBLE", "raise")
+    events, tally = played(Plan(SOUND, "random", seed=1, runs=100))
+    (found,) = (event for event in events if isinstance(event, Found))
+    assert found.finding.rules == ("ValueError",)
+    assert tally.deaths == 0
+    assert tally.sightings[found.finding.identity] > 1
+
+
+def test_a_stop_ends_the_worker_and_loses_no_execution() -> None:
+    stopped: list[bool] = []
+    tally = Tally()
+    events: list[Event] = []
+    for event in run_campaign(Plan(SOUND, "atheris", seed=1), lambda: bool(stopped)):
+        tally.take(event)
+        events.append(event)
+        if tally.executions > 100:
+            stopped.append(True)
+    assert isinstance(events[-1], Finished)
+    assert events[-1].reason == "interrupted"
+    (last,) = [event for event in events if isinstance(event, Progress)][-1:]
+    assert last.executions == events[-1].executions > 100
+
+
+def test_leaving_the_campaign_early_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    pids: list[int] = []
+    init = WorkerProcess.__init__
+
+    def remember(self: WorkerProcess, *args: object) -> None:
+        init(self, *args)  # type: ignore[arg-type]
+        pids.append(self.pid)
+
+    monkeypatch.setattr(WorkerProcess, "__init__", remember)
+    campaign = run_campaign(Plan(SOUND, "random", seed=1), never)
+    next(campaign)
+    campaign.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], signal.SIGCONT)
+
+
+def test_a_worker_that_cannot_start_is_a_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text("raise SystemExit('no such processor')\n")
+    with pytest.raises(InputError, match="did not start: no such processor"):
+        list(run_campaign(Plan(file, "random", seed=1), never))
+
+
+def test_harnesses_are_found_by_name_and_by_path(tmp_path: Path) -> None:
+    assert load_harness(harness_file("vm_entry")).name == "vm_entry"
+    assert load_harness(harness_file(str(SOUND))).oracles == ()
+    for name, content, reason in (
+        ("empty.py", "", "must define HARNESS"),
+        ("wrong.py", "import no_such_module", "no_such_module"),
+        ("bad.py", "((((", "cannot be loaded|can be loaded"),
+    ):
+        file = tmp_path / name
+        file.write_text(content)
+        with pytest.raises(InputError, match=reason):
+            load_harness(harness_file(str(file)))
+    with pytest.raises(InputError, match="there is no harness 'kvm'"):
+        harness_file("kvm")

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a person sees of a campaign."""
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console as Terminal
+
+from nvmxfuzz.campaign.events import Notice, Progress, Seen
+from nvmxfuzz.campaign.tally import Tally
+from nvmxfuzz.oracles.finding import Finding
+from nvmxfuzz.reports import console
+from nvmxfuzz.reports.console import Console, Summary
+
+FINDING = Finding("some.oracle", ("a",), ("cpu", "cpu"), "", "it is [so]")
+SUMMARY = Summary(
+    harness="vm_entry",
+    engine="random",
+    seed=7,
+    reason="time",
+    seconds=2.0,
+    executions=3000,
+    noun="rules",
+    points=8,
+    seen=Seen(na=0b1, held=0b111, broken=0b11),
+    deaths=0,
+    findings=(),
+    new=0,
+    store="nvmxfuzz.db",
+)
+
+
+def shown(*, terminal: bool) -> str:
+    """Return what a campaign with a finding and a notice writes."""
+    stream = io.StringIO()
+    view = Console(Terminal(file=stream, force_terminal=terminal, width=100), "rules")
+    tally = Tally()
+    for event in (Progress(0, 1234, SUMMARY.seen, ()), Notice(0, "mind the gap")):
+        tally.take(event)
+        view.take(event, tally)
+    view.finding(FINDING, is_new=True, note="seen again")
+    view.close()
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_status_findings_and_notices_are_shown(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    monkeypatch.setattr(console, "PLAIN_EVERY", 0)
+    monkeypatch.setattr(console, "_REFRESH_SECONDS", 0)
+    text = shown(terminal=terminal)
+    assert "1,234 runs" in text
+    assert "1 n/a, 3 held, 2 broken" in text
+    assert "mind the gap" in text
+    assert f"finding {FINDING.identity}: it is [so] (seen again)" in text
+    assert ("\x1b" in text) == terminal
+
+
+def test_where_no_terminal_is_the_status_is_not_written_all_the_time() -> None:
+    text = shown(terminal=False)
+    assert "1,234 runs" not in text
+    assert len(text.splitlines()) == 2
+
+
+def test_the_summary_tells_numbers_store_and_replay() -> None:
+    text = SUMMARY.to_text()
+    assert "vm_entry by random, seed 7: done after 2.0 s" in text
+    assert "3,000 (1,500 a second)" in text
+    assert "1 n/a, 3 held, 2 broken, of 8" in text
+    assert "nvmxfuzz replay nvmxfuzz.db" in text
+    assert "--finding" not in text
+    assert "restarted" not in text
+
+
+def test_the_summary_names_findings_but_not_hundreds() -> None:
+    names = tuple(f"some.oracle-{number:012}" for number in range(100))
+    text = replace(SUMMARY, findings=names, new=3, deaths=2, reason="interrupted").to_text()
+    assert "100 (3 new)" in text
+    assert f"--finding {names[0]}" in text
+    assert "and 90 more" in text
+    assert "restarted 2 times" in text
+    assert "interrupted after" in text
+
+
+def test_the_summary_as_json_counts() -> None:
+    line = SUMMARY.to_json()
+    assert line["rules"] == {"all": 8, "n/a": 1, "held": 3, "broken": 2, "unknown": 0}
+    assert line["executions_per_second"] == 1500
+    assert replace(SUMMARY, seconds=0).to_json()["executions_per_second"] == 0
