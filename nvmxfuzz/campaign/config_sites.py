@@ -3,40 +3,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nvmxfuzz.inputs.case import ConfigCase
 from nvmxfuzz.kvm.host import HostCpu, ModuleParams
-from nvmxfuzz.kvm.source import KERNELS, Kernel
+from nvmxfuzz.kvm.source import KERNELS, Kernel, find_kernel
 from nvmxfuzz.kvm.vmcs_config import ConfigOutcome
 from nvmxfuzz.oracles.capability_config import loading_of
 
-_WORDS = (
-    "pin_based_exec_ctrl",
-    "cpu_based_exec_ctrl",
-    "cpu_based_2nd_exec_ctrl",
-    "cpu_based_3rd_exec_ctrl",
-    "vmexit_ctrl",
-    "vmentry_ctrl",
-)
-_INCONSISTENT = ("ept_cap_without_control", "vpid_cap_without_control", "entry_exit_pair")
-_SITES = (
-    "accepted",
-    *(f"refused {site}" for site in _INCONSISTENT),
-    *(f"refused required.{word}" for word in _WORDS),
-    *(f"refused basic.{part}" for part in ("size", "address_width", "memory_type")),
-    *(f"warned {site}" for site in _INCONSISTENT),
-    *(f"warned {site}" for site in ("perf_global_ctrl_erratum", "unchecked_rdmsr")),
-    *(f"warned evmcs_unsupported.{word}" for word in _WORDS),
-)
+_REQUIRING = ("pin_based_exec_ctrl", "cpu_based_exec_ctrl", "vmexit_ctrl", "vmentry_ctrl")
+"""The words in which KVM requires controls; in the others all are optional."""
 
-SITES = tuple(f"{kernel} {site}" for kernel in KERNELS for site in _SITES)
+_ALL_WORDS = (*_REQUIRING, "cpu_based_2nd_exec_ctrl", "cpu_based_3rd_exec_ctrl")
+_BASIC = ("size", "address_width", "memory_type")
+_CAPABILITIES = ("ept_cap_without_control", "vpid_cap_without_control")
+
+
+def _sites_of(kernel: Kernel) -> Iterator[str]:
+    """Yield what `kernel` can say, and nothing that it cannot."""
+    inconsistent = (*_CAPABILITIES, *(["entry_exit_pair"] if kernel.entry_exit_pairs else []))
+    yield "accepted"
+    if kernel.has_error_on_inconsistent_vmcs_config:
+        yield from (f"refused {site}" for site in inconsistent)
+    yield from (f"refused required.{word}" for word in _REQUIRING)
+    yield from (f"refused basic.{part}" for part in _BASIC)
+    yield from (f"warned {site}" for site in inconsistent)
+    yield from ("warned perf_global_ctrl_erratum", "warned unchecked_rdmsr")
+    if kernel.evmcs is not None and kernel.evmcs.warns:
+        yield from (f"warned evmcs_unsupported.{word}" for word in _ALL_WORDS)
+
+
+SITES = tuple(f"{name} {site}" for name in KERNELS for site in _sites_of(find_kernel(name)))
 """One for each outcome, refusal and warning of each kernel."""
 
 _INDEX = {site: number for number, site in enumerate(SITES)}
 _OF_KERNEL = {
-    kernel: ((1 << len(_SITES)) - 1) << number * len(_SITES)
-    for number, kernel in enumerate(KERNELS)
+    name: sum(1 << number for site, number in _INDEX.items() if site.startswith(f"{name} "))
+    for name in KERNELS
 }
 
 

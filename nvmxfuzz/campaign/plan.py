@@ -79,7 +79,6 @@ def require_engine(engine: EngineName) -> None:
 
 
 def corpus_files(harness: str) -> Iterator[Path]:
-    """Yield the files that a campaign begins with: the harness' seeds, then its vectors."""
+    """Yield the files that a campaign may begin with: the harness' seeds, then every vector."""
     yield from sorted((ROOT / "corpus" / "seeds" / harness).rglob("*.toml"))
-    if harness == "vm_entry":
-        yield from sorted((ROOT / "corpus" / "vectors").rglob("*.toml"))
+    yield from sorted((ROOT / "corpus" / "vectors").rglob("*.toml"))

@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
             seed=_fresh_seed() if args.seed is None else args.seed,
             runs=args.runs,
             seconds=args.time,
-            seeds=_seeds(harness.name) if args.engine == "atheris" else (),
+            seeds=_seeds(harness) if args.engine == "atheris" else (),
         )
         summary = _campaign(plan, harness, store, interrupted, as_json=args.json)
     print(json.dumps(summary.to_json()) if args.json else summary.to_text())
@@ -153,8 +153,9 @@ def _campaign(
     )
 
 
-def _seeds(harness: str) -> tuple[bytes, ...]:
-    return tuple(encode(load_case(read_file(path), str(path))) for path in corpus_files(harness))
+def _seeds(harness: Harness) -> tuple[bytes, ...]:
+    cases = (load_case(read_file(path), str(path)) for path in corpus_files(harness.name))
+    return tuple(encode(case) for case in cases if case.harness == harness.kind)
 
 
 @contextlib.contextmanager
