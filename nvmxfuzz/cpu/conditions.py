@@ -69,6 +69,13 @@ exit_loads_cet = Given("vm_exit", VmExit.LOAD_CET_STATE)
 entry_loads_cet = Given("vm_entry", VmEntry.LOAD_CET_STATE)
 """The "load CET state" VM-entry control is 1."""
 
+
+@within("vm_entry", VmEntry.LOAD_CET_STATE)
+def intel_64_loads_cet(entry: Entry) -> int:
+    """VM entry loads CET state, on a processor that supports Intel 64 architecture."""
+    return entry.intel_64
+
+
 exit_loads_efer = Given("vm_exit", VmExit.LOAD_IA32_EFER)
 """The "load IA32_EFER" VM-exit control is 1."""
 

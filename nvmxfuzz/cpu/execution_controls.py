@@ -2,8 +2,7 @@
 """Checks on VM-execution control fields; `SECTION` gathers the rules of the files named here.
 
 An entry that returns from SMM has none of them: `smm_return` says what it has instead. Not here,
-because a case does not say them: what SEAM adds, and that "load IA32_RTIT_CTL" is 0 while the
-hypervisor itself is traced.
+because a case does not say it: what SEAM adds.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from nvmxfuzz.cpu import failures
 from nvmxfuzz.cpu.conditions import does_not_return_from_smm
 from nvmxfuzz.cpu.entry import Entry
 from nvmxfuzz.cpu.predicates import page_aligned
-from nvmxfuzz.cpu.rule import Given, Section
+from nvmxfuzz.cpu.rule import Given, Section, within
 
 SECTION = Section(EXECUTION_CONTROLS, failures.CONTROLS)
 
@@ -47,8 +47,12 @@ translates_pasid = Given("secondary", Secondary.PASID_TRANSLATION)
 pt_uses_guest_physical = Given("secondary", Secondary.INTEL_PT_USES_GUEST_PHYSICAL_ADDRESSES)
 """The "Intel PT uses guest physical addresses" control is 1."""
 
-is_traced = Given("processor.rtit_ctl", RtitCtl.TRACEEN)
-"""Intel PT traces the hypervisor: TraceEn in IA32_RTIT_CTL is 1."""
+
+@within("processor.rtit_ctl", RtitCtl.TRACEEN)
+def is_traced(entry: Entry) -> bool:
+    """Intel PT traces the hypervisor (TraceEn is 1), and VM entry checks execution controls."""
+    return does_not_return_from_smm(entry)
+
 
 scales_tsc = Given("secondary", Secondary.USE_TSC_SCALING)
 """The "use TSC scaling" control is 1."""

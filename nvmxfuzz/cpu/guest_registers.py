@@ -28,6 +28,7 @@ from nvmxfuzz.cpu.conditions import (
     entry_loads_fred,
     ia_32e_guest,
     intel_64,
+    intel_64_loads_cet,
     intel_64_without_lam,
     loads_debug_controls,
     not_ia_32e_guest,
@@ -69,12 +70,6 @@ cet_enabled = Given("vmcs.guest_cr4", Cr4.CET)
 @within("vm_entry", VmEntry.LOAD_DEBUG_CONTROLS)
 def intel_64_loads_debug_controls(entry: Entry) -> int:
     """VM entry loads debug controls, on a processor that supports Intel 64 architecture."""
-    return entry.intel_64
-
-
-@within("vm_entry", VmEntry.LOAD_CET_STATE)
-def intel_64_loads_cet(entry: Entry) -> int:
-    """VM entry loads CET state, on a processor that supports Intel 64 architecture."""
     return entry.intel_64
 
 

@@ -11,6 +11,7 @@ from nvmxfuzz.cpu.conditions import (
     entry_loads_cet,
     ia_32e_guest,
     injects_external_interrupt,
+    intel_64_loads_cet,
 )
 from nvmxfuzz.cpu.entry import Entry
 from nvmxfuzz.cpu.failures import GUEST_STATE
@@ -22,7 +23,6 @@ SECTION = Section(GUEST_RIP_RFLAGS, GUEST_STATE)
 _SSP_ALIGNMENT = 4
 
 
-@within("ia32e_guest")
 @within("ia32e_guest")
 def to_64_bit_code(entry: Entry) -> int:
     """The guest will be in IA-32e mode and L of CS is 1."""
@@ -99,7 +99,7 @@ def ssp_in_32_bits(entry: Entry) -> bool:
     return fits_in_32_bits(entry.vmcs.guest_ssp)
 
 
-@SECTION.rule("guest.ssp.linear-address", when=entry_loads_cet)
+@SECTION.rule("guest.ssp.linear-address", when=intel_64_loads_cet)
 def ssp_in_linear_address_bits(entry: Entry) -> bool:
     """Bits 63:N of SSP are equal if VM entry loads CET state, N the linear-address bits.
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
-from nvmxfuzz.arch.registers import Cr0, Cr4
+from nvmxfuzz.arch.events import Interruptibility
+from nvmxfuzz.arch.registers import Cr0, Cr4, Rflags
 from nvmxfuzz.arch.sections import GUEST_SEGMENTS
 from nvmxfuzz.arch.segments import AccessRights, SegmentType, Selector
 from nvmxfuzz.cpu.failures import GUEST_STATE
@@ -124,6 +125,16 @@ def at_cpl_0_with_fred(segment: GuestSegment) -> bool:
         segment.entry.ia32e_guest != 0
         and segment.traits & Trait.VIRTUAL_8086 == 0
         and segment.entry.vmcs.guest_ss_ar_bytes & AccessRights.DPL == 0
+    )
+
+
+@within("entry.vmcs.guest_cr4", Cr4.FRED)
+def at_cpl_3_with_fred(segment: GuestSegment) -> bool:
+    """The guest will use FRED transitions, and the DPL of SS is 3."""
+    return (
+        segment.entry.ia32e_guest != 0
+        and segment.traits & Trait.VIRTUAL_8086 == 0
+        and segment.ar & AccessRights.DPL == AccessRights.DPL
     )
 
 
@@ -269,6 +280,18 @@ def dpl_0(segment: GuestSegment) -> bool:
 def dpl_0_or_3(segment: GuestSegment) -> bool:
     """The DPL of SS is 0 or 3 if the guest uses FRED transitions."""
     return segment.ar & AccessRights.DPL in (0, AccessRights.DPL)
+
+
+@each(["ss"], "iopl-fred", when=at_cpl_3_with_fred)
+def no_io_privilege_at_cpl_3(segment: GuestSegment) -> bool:
+    """IOPL in RFLAGS is 0 if the guest uses FRED transitions and the DPL of SS is 3."""
+    return segment.entry.vmcs.guest_rflags & Rflags.IOPL == 0
+
+
+@each(["ss"], "sti-fred", when=at_cpl_3_with_fred)
+def no_blocking_by_sti_at_cpl_3(segment: GuestSegment) -> bool:
+    """There is no blocking by STI if the guest uses FRED transitions and the DPL of SS is 3."""
+    return segment.entry.vmcs.guest_interruptibility_info & Interruptibility.BLOCKING_BY_STI == 0
 
 
 @each(DATA, "dpl", when=bound_by_rpl)

@@ -8,14 +8,20 @@ processor's linear-address width, whatever CR4.LA57 says. KVM: `nested_vmx_check
 from __future__ import annotations
 
 from nvmxfuzz.arch import sections
+from nvmxfuzz.arch.controls import VmExit
 from nvmxfuzz.arch.segments import Selector
-from nvmxfuzz.cpu.conditions import host_32, intel_64
+from nvmxfuzz.cpu.conditions import intel_64
 from nvmxfuzz.cpu.entry import Entry
 from nvmxfuzz.cpu.failures import HOST_STATE
 from nvmxfuzz.cpu.predicates import canonical
 from nvmxfuzz.cpu.rule import Section
 
 SECTION = Section(sections.HOST_SEGMENTS, HOST_STATE)
+
+
+def host_32_on_any_processor(entry: Entry) -> bool:
+    """The "host address-space size" VM-exit control is 0, as it is without Intel 64."""
+    return entry.vm_exit & VmExit.HOST_ADDRESS_SPACE_SIZE == 0
 
 
 def _declare_selector_rules(register: str) -> None:
@@ -48,7 +54,7 @@ def tr_not_null(entry: Entry) -> bool:
     return entry.vmcs.host_tr_selector != 0
 
 
-@SECTION.rule("host.ss.not-null", when=host_32)
+@SECTION.rule("host.ss.not-null", when=host_32_on_any_processor)
 def ss_not_null(entry: Entry) -> bool:
     """The SS selector is not 0000H if the "host address-space size" VM-exit control is 0."""
     return entry.vmcs.host_ss_selector != 0

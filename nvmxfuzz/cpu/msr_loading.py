@@ -14,7 +14,6 @@ from nvmxfuzz.arch.registers import (
     Cr0,
     Efer,
     FredConfig,
-    RtitCtl,
     SmmMonitorCtl,
 )
 from nvmxfuzz.arch.sections import MSR_LOADING as TITLE
@@ -287,9 +286,9 @@ def rtit_ctl_reserved(slot: MsrSlot) -> Verdict:
 
 
 @SECTION.rule("msr-load.rtit-ctl.trace-in-vmx", view=_VIEW, when=loads_rtit_ctl)
-def no_tracing_in_vmx(slot: MsrSlot) -> bool:
-    """A value for IA32_RTIT_CTL has TraceEn = 0 unless IA32_VMX_MISC[14] allows PT in VMX."""
-    return slot.entry.caps.pt_in_vmx or slot.value & RtitCtl.TRACEEN == 0
+def rtit_ctl_in_vmx(slot: MsrSlot) -> bool:
+    """IA32_RTIT_CTL, whatever the value, is loaded only if IA32_VMX_MISC[14] allows PT in VMX."""
+    return slot.entry.caps.pt_in_vmx
 
 
 @SECTION.rule("msr-load.tsc-aux.high", view=_VIEW, when=loads_tsc_aux, msr="IA32_TSC_AUX")

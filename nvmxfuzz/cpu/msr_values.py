@@ -33,6 +33,9 @@ READ_ONLY = frozenset(index for index, _ in msr.VMX_CAPABILITY_MSRS) | {msr.MSR_
 
 X2APIC = range(msr.MSR_IA32_X2APIC_FIRST, msr.MSR_IA32_X2APIC_LAST + 1)
 
+NOWHERE = range(0x4000_0000, 0x4000_0100)
+"""No processor has MSRs here: the range is left to hypervisors, for their guests."""
+
 EVERYWHERE = frozenset(
     {
         msr.MSR_IA32_TSC,
@@ -123,6 +126,8 @@ def exists(index: int, profile: Profile) -> Verdict:
     """Tell whether a processor has the MSR `index`; UNKNOWN if neither SDM nor profile says."""
     if index in EVERYWHERE:
         return True
+    if index in NOWHERE:
+        return False
     if index in BY_FEATURE:
         return not profile.features.isdisjoint(BY_FEATURE[index])
     if profile.caps.secondary_may & BY_CONTROL.get(index, 0):
