@@ -219,6 +219,7 @@ FIELDS: tuple[Field, ...] = (
     Field(0x2824, "guest_ia32_fred_ssp1", "guest IA32_FRED_SSP1"),
     Field(0x2826, "guest_ia32_fred_ssp2", "guest IA32_FRED_SSP2"),
     Field(0x2828, "guest_ia32_fred_ssp3", "guest IA32_FRED_SSP3"),
+    Field(0x282E, "guest_ia32_spec_ctrl", "guest IA32_SPEC_CTRL"),
     Field(0x2830, "guest_deadline", "guest deadline"),
     # 64-bit host-state fields
     Field(0x2C00, "host_ia32_pat", "host IA32_PAT", "HOST_IA32_PAT"),
@@ -238,6 +239,7 @@ FIELDS: tuple[Field, ...] = (
     Field(0x2C12, "host_ia32_fred_ssp1", "host IA32_FRED_SSP1"),
     Field(0x2C14, "host_ia32_fred_ssp2", "host IA32_FRED_SSP2"),
     Field(0x2C16, "host_ia32_fred_ssp3", "host IA32_FRED_SSP3"),
+    Field(0x2C1A, "host_ia32_spec_ctrl", "host IA32_SPEC_CTRL"),
     # 32-bit control fields
     Field(
         0x4000,

@@ -21,6 +21,7 @@ from nvmxfuzz.arch.registers import (
     LbrCtl,
     PerfGlobalCtrl,
     RtitCtl,
+    SpecCtrl,
 )
 from nvmxfuzz.cpu.conditions import (
     entry_loads_cet,
@@ -57,6 +58,7 @@ _DEBUGCTL = sum(named_bits(DebugCtl).values())
 _PERF_GLOBAL_CTRL = sum(named_bits(PerfGlobalCtrl).values())
 _RTIT_CTL = sum(named_bits(RtitCtl).values())
 _LBR_CTL = sum(named_bits(LbrCtl).values())
+_SPEC_CTRL = sum(named_bits(SpecCtrl).values())
 
 
 paging = Given("vmcs.guest_cr0", Cr0.PG)
@@ -99,6 +101,9 @@ loads_pkrs = Given("vm_entry", VmEntry.LOAD_PKRS)
 
 loads_uinv = Given("vm_entry", VmEntry.LOAD_UINV)
 """The "load UINV" VM-entry control is 1."""
+
+loads_spec_ctrl = Given("vm_entry", VmEntry.LOAD_IA32_SPEC_CTRL)
+"""The "load IA32_SPEC_CTRL" VM-entry control is 1."""
 
 
 @SECTION.rule("guest.cr0.must-be-1")
@@ -310,3 +315,11 @@ def uinv_upper(entry: Entry) -> bool:
 
 
 declare_fred_rules(SECTION, "guest", entry_loads_fred)
+
+
+@SECTION.rule("guest.spec-ctrl.reserved", when=loads_spec_ctrl)
+def spec_ctrl_reserved(entry: Entry) -> Verdict:
+    """IA32_SPEC_CTRL sets no reserved bit if it is to be loaded."""
+    return only_known_bits(
+        entry.vmcs.guest_ia32_spec_ctrl, entry.profile.spec_ctrl_mask, _SPEC_CTRL
+    )

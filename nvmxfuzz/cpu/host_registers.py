@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from nvmxfuzz.arch import sections
 from nvmxfuzz.arch.bits import named_bits
-from nvmxfuzz.arch.controls import VmExit
-from nvmxfuzz.arch.registers import Cr0, Cr3, Cr4, Efer, PerfGlobalCtrl
+from nvmxfuzz.arch.controls import VmExit, VmExit2
+from nvmxfuzz.arch.registers import Cr0, Cr3, Cr4, Efer, PerfGlobalCtrl, SpecCtrl
 from nvmxfuzz.cpu.conditions import (
     exit_loads_cet,
     exit_loads_efer,
@@ -39,6 +39,7 @@ SECTION = Section(sections.HOST_REGISTERS, HOST_STATE)
 # VM exit leaves CR0.NW and CR0.CD as they are, so that VM entry does not check them.
 _CHECKED_CR0 = ~(Cr0.NW | Cr0.CD)
 _PERF_GLOBAL_CTRL = sum(named_bits(PerfGlobalCtrl).values())
+_SPEC_CTRL = sum(named_bits(SpecCtrl).values())
 
 
 cet_enabled = Given("vmcs.host_cr4", Cr4.CET)
@@ -53,6 +54,9 @@ loads_pat = Given("vm_exit", VmExit.LOAD_IA32_PAT)
 
 loads_pkrs = Given("vm_exit", VmExit.LOAD_PKRS)
 """The "load PKRS" VM-exit control is 1."""
+
+loads_spec_ctrl = Given("vm_exit2", VmExit2.LOAD_IA32_SPEC_CTRL)
+"""The "load IA32_SPEC_CTRL" secondary VM-exit control is in effect."""
 
 
 @SECTION.rule("host.cr0.must-be-1")
@@ -172,3 +176,9 @@ def pkrs_upper(entry: Entry) -> bool:
 
 
 declare_fred_rules(SECTION, "host", exit_loads_fred)
+
+
+@SECTION.rule("host.spec-ctrl.reserved", when=loads_spec_ctrl)
+def spec_ctrl_reserved(entry: Entry) -> Verdict:
+    """IA32_SPEC_CTRL sets no reserved bit if it is to be loaded."""
+    return only_known_bits(entry.vmcs.host_ia32_spec_ctrl, entry.profile.spec_ctrl_mask, _SPEC_CTRL)

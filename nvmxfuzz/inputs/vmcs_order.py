@@ -212,4 +212,6 @@ VMCS_ORDER: Final = (
     "io_rdi",
     "io_rip",
     "guest_linear_address",
+    "guest_ia32_spec_ctrl",
+    "host_ia32_spec_ctrl",
 )

@@ -159,6 +159,8 @@ def implied(table: Mapping[int, int]) -> frozenset[str]:
         "spec-ctrl": caps.entry_may & VmEntry.LOAD_IA32_SPEC_CTRL,
         "perf-global-ctrl": caps.exit_may & VmExit.LOAD_IA32_PERF_GLOBAL_CTRL,
         "smm-dual-monitor": caps.dual_monitor,
+        # Recent editions of the SDM leave a processor no choice.
+        "nmi-requires-no-sti-blocking": bool(basic),
     }
     return frozenset(name for name, holds in facts.items() if holds)
 

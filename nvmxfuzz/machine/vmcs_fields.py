@@ -95,6 +95,7 @@ class VmcsFields:
     guest_ia32_fred_ssp1: int
     guest_ia32_fred_ssp2: int
     guest_ia32_fred_ssp3: int
+    guest_ia32_spec_ctrl: int
     guest_deadline: int
     host_ia32_pat: int
     host_ia32_efer: int
@@ -108,6 +109,7 @@ class VmcsFields:
     host_ia32_fred_ssp1: int
     host_ia32_fred_ssp2: int
     host_ia32_fred_ssp3: int
+    host_ia32_spec_ctrl: int
     pin_based_vm_exec_control: int
     cpu_based_vm_exec_control: int
     exception_bitmap: int

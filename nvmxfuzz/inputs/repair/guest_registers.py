@@ -88,6 +88,8 @@ def _msrs(draft: Draft) -> None:
         vmcs.guest_bndcfgs = draft.canonical(vmcs.guest_bndcfgs & ~BndCfgs.RESERVED)
     if controls & VmEntry.LOAD_IA32_RTIT_CTL:
         vmcs.guest_ia32_rtit_ctl = masked(vmcs.guest_ia32_rtit_ctl, draft.profile.rtit_ctl_mask)
+    if controls & VmEntry.LOAD_IA32_SPEC_CTRL:
+        vmcs.guest_ia32_spec_ctrl = masked(vmcs.guest_ia32_spec_ctrl, draft.profile.spec_ctrl_mask)
 
 
 def _efer(draft: Draft) -> None:

@@ -81,6 +81,8 @@ def _msrs(draft: Draft) -> None:
         vmcs.host_ia32_efer = efer | (both if controls & VmExit.HOST_ADDRESS_SPACE_SIZE else 0)
     if controls & VmExit.LOAD_PKRS:
         vmcs.host_ia32_pkrs &= LOW_HALF
+    if draft.vm_exit2 & VmExit2.LOAD_IA32_SPEC_CTRL:
+        vmcs.host_ia32_spec_ctrl = masked(vmcs.host_ia32_spec_ctrl, draft.profile.spec_ctrl_mask)
     if draft.vm_exit2 & VmExit2.LOAD_IA32_FRED:
         settle_fred(draft, vmcs, "host")
 
