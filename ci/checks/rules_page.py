@@ -18,12 +18,12 @@ def page() -> Iterator[str]:
     yield "<!-- generated: .venv/bin/python ci/checks/rules_page.py --write -->"
     yield ""
     yield f"{len(CHAPTER.rules)} rules, under the SDM's section titles. A rule marked * can be n/a."
-    for section in CHAPTER.sections:
+    for title, rules in CHAPTER.sections.items():
         yield ""
-        yield f"## {section.title} ({len(section.rules)})"
+        yield f"## {title} ({len(rules)})"
         yield ""
-        for rule in section.rules:
-            mark = "*" if rule.has_condition or rule.view else ""
+        for rule in rules:
+            mark = "*" if rule.has_condition else ""
             yield f"- `{rule.name}`{mark}: {rule.sentence}"
 
 

@@ -22,6 +22,14 @@ class EventType:
     OTHER_EVENT = Named(7, "other event", "INTR_TYPE_OTHER_EVENT")
 
 
+class OtherEvent:
+    """Vectors of the event type "other event"; the last two exist only with FRED transitions."""
+
+    PENDING_MTF_VM_EXIT = Named(0, "pending MTF VM exit")
+    SYSCALL = Named(1, "SYSCALL")
+    SYSENTER = Named(2, "SYSENTER")
+
+
 class InterruptionInfo:
     """Interruption information, 32 bits (in recent editions: event identification).
 

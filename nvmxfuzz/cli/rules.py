@@ -60,14 +60,14 @@ def _list() -> list[dict[str, str | bool]]:
 
 def _list_as_text() -> str:
     lines: list[str] = []
-    for section in CHAPTER.sections:
-        lines += ["", f"{section.title} ({len(section.rules)})"]
-        lines += [f"  {rule.name}\n      {rule.sentence}" for rule in section.rules]
+    for title, rules in CHAPTER.sections.items():
+        lines += ["", f"{title} ({len(rules)})"]
+        lines += [f"  {rule.name}\n      {rule.sentence}" for rule in rules]
     return "\n".join(lines[1:])
 
 
 def _counts() -> dict[str, int]:
-    return {section.title: len(section.rules) for section in CHAPTER.sections}
+    return {title: len(rules) for title, rules in CHAPTER.sections.items()}
 
 
 def _counts_as_text() -> str:

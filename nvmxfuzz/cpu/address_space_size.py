@@ -9,7 +9,7 @@ have error 8, and so have these rules.
 from __future__ import annotations
 
 from nvmxfuzz.arch import sections
-from nvmxfuzz.arch.controls import VmExit
+from nvmxfuzz.arch.controls import VmEntry, VmExit
 from nvmxfuzz.arch.registers import Cr4
 from nvmxfuzz.cpu.conditions import (
     host_32,
@@ -141,10 +141,10 @@ def ssp_table(entry: Entry) -> bool:
 @SECTION.rule("space.guest.no-intel-64", when=no_intel_64)
 def no_ia_32e_guest_without_intel_64(entry: Entry) -> bool:
     """The "IA-32e mode guest" VM-entry control is 0 on a processor without Intel 64."""
-    return entry.ia32e_guest == 0
+    return entry.vmcs.vm_entry_controls & VmEntry.IA_32E_MODE_GUEST == 0
 
 
 @SECTION.rule("space.host.no-intel-64", when=no_intel_64)
 def no_64_bit_host_without_intel_64(entry: Entry) -> bool:
     """The "host address-space size" VM-exit control is 0 on a processor without Intel 64."""
-    return entry.vm_exit & VmExit.HOST_ADDRESS_SPACE_SIZE == 0
+    return entry.vmcs.vm_exit_controls & VmExit.HOST_ADDRESS_SPACE_SIZE == 0

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from nvmxfuzz.cpu.entry import Entry
 from nvmxfuzz.cpu.judgement import Judgement
 from nvmxfuzz.cpu.questions import compile_questions
-from nvmxfuzz.cpu.rule import Section, Subject, Verdict
+from nvmxfuzz.cpu.rule import Rule, Section, Subject, Verdict
 
 View: TypeAlias = Callable[[Entry], Sequence[Subject]]
 
@@ -27,9 +27,8 @@ class Chapter:
     """
 
     def __init__(self, sections: Iterable[Section], views: Mapping[str, View]) -> None:
-        self.sections = tuple(sections)
         self.views = dict(views)
-        self.rules = tuple(rule for section in self.sections for rule in section.rules)
+        self.rules = tuple(rule for section in sections for rule in section.rules)
         self.index = {rule.name: index for index, rule in enumerate(self.rules)}
         if len(self.index) != len(self.rules):
             raise ValueError("two rules have the same name")
@@ -37,6 +36,14 @@ class Chapter:
         self._ask_views = tuple(
             (view, compile_questions(self.rules, name)) for name, view in self.views.items()
         )
+
+    @property
+    def sections(self) -> dict[str, tuple[Rule, ...]]:
+        """The rules by the title of their section, in order; several files may share a title."""
+        found: dict[str, list[Rule]] = {}
+        for rule in self.rules:
+            found.setdefault(rule.section, []).append(rule)
+        return {title: tuple(rules) for title, rules in found.items()}
 
     def judge(self, entry: Entry) -> Judgement:
         """Return which rules are broken, unknown and asked at all for `entry`."""

@@ -117,3 +117,8 @@ def injects_nmi(entry: Entry) -> bool:
 
 enters_smm = Given("vm_entry", VmEntry.ENTRY_TO_SMM)
 """The "entry to SMM" VM-entry control is 1."""
+
+
+def outside_smm(entry: Entry) -> bool:
+    """VM entry is executed outside SMM."""
+    return entry.in_smm == 0

@@ -11,7 +11,9 @@ from nvmxfuzz.machine.attempt import Attempt
 class Entry:
     """One attempt as the rules read it; built once per judgement, never changed after.
 
-    A control word that its activating control turns off is 0 here, as the processor treats it.
+    A control that the processor does not support is 0 here whatever the VMCS says: rules on what
+    it would do are n/a, the rule on reserved bits is not. A control word that its activating
+    control turns off is 0 as well, as the processor treats it.
     So are all VM-execution controls on a return from SMM: the current VMCS's play no part in it.
     `event` is the VM-entry interruption-information field if its valid bit is set, else 0.
     """
@@ -44,28 +46,30 @@ class Entry:
         self.attempt = attempt
         self.vmcs = vmcs = attempt.vmcs
         self.profile = attempt.profile
-        self.caps = attempt.profile.caps
+        self.caps = caps = attempt.profile.caps
         self.processor = attempt.processor
         self.in_smm = int(attempt.processor.in_smm)
         self.intel_64 = int("long-mode" in attempt.profile.features)
         self.memory = attempt.memory
-        self.vm_entry = vm_entry = vmcs.vm_entry_controls
+        self.vm_entry = vm_entry = vmcs.vm_entry_controls & caps.entry_may
         if self.in_smm and not vm_entry & VmEntry.ENTRY_TO_SMM:
             self.pin = self.primary = self.secondary = self.tertiary = 0
         else:
-            self.pin = vmcs.pin_based_vm_exec_control
-            self.primary = primary = vmcs.cpu_based_vm_exec_control
+            self.pin = vmcs.pin_based_vm_exec_control & caps.pin_may
+            self.primary = primary = vmcs.cpu_based_vm_exec_control & caps.primary_may
             self.secondary = (
-                vmcs.secondary_vm_exec_control
+                vmcs.secondary_vm_exec_control & caps.secondary_may
                 if primary & Primary.ACTIVATE_SECONDARY_CONTROLS
                 else 0
             )
             self.tertiary = (
-                vmcs.tertiary_vm_exec_control if primary & Primary.ACTIVATE_TERTIARY_CONTROLS else 0
+                vmcs.tertiary_vm_exec_control & caps.tertiary_may
+                if primary & Primary.ACTIVATE_TERTIARY_CONTROLS
+                else 0
             )
-        self.vm_exit = vmcs.vm_exit_controls
+        self.vm_exit = vmcs.vm_exit_controls & caps.exit_may
         self.vm_exit2 = (
-            vmcs.secondary_vm_exit_controls
+            vmcs.secondary_vm_exit_controls & caps.exit2_may
             if self.vm_exit & VmExit.ACTIVATE_SECONDARY_CONTROLS
             else 0
         )

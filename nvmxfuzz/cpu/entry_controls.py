@@ -4,21 +4,22 @@
 from __future__ import annotations
 
 from nvmxfuzz.arch.controls import Primary, VmEntry
-from nvmxfuzz.arch.events import VECTORS_WITH_ERROR_CODE, EventType, InterruptionInfo, Vector
+from nvmxfuzz.arch.events import (
+    VECTORS_WITH_ERROR_CODE,
+    EventType,
+    InterruptionInfo,
+    OtherEvent,
+    Vector,
+)
 from nvmxfuzz.arch.registers import Cr0, Cr4
 from nvmxfuzz.arch.sections import ENTRY_CONTROLS
 from nvmxfuzz.cpu import failures
-from nvmxfuzz.cpu.conditions import injects_nmi
+from nvmxfuzz.cpu.conditions import injects_nmi, outside_smm
 from nvmxfuzz.cpu.entry import Entry
 from nvmxfuzz.cpu.predicates import aligned, last_msr_entry_byte
 from nvmxfuzz.cpu.rule import Given, Section, within
 
 SECTION = Section(ENTRY_CONTROLS, failures.CONTROLS)
-
-_PENDING_MTF_EXIT = 0
-_SYSCALL = 1
-_SYSENTER = 2
-"""Vectors of other events; SYSCALL and SYSENTER exist only under FRED event delivery."""
 
 _LAST_EXCEPTION = 31
 
@@ -99,7 +100,7 @@ def injects_instruction(entry: Entry) -> bool:
         or entry.event_type == EventType.SOFTWARE_EXCEPTION
         or (
             entry.event_type == EventType.OTHER_EVENT
-            and (entry.event_vector == _SYSCALL or entry.event_vector == _SYSENTER)
+            and (entry.event_vector in (OtherEvent.SYSCALL, OtherEvent.SYSENTER))
         )
     )
 
@@ -108,21 +109,16 @@ entry_loads_msrs = Given("vmcs.vm_entry_msr_load_count")
 """The VM-entry MSR-load count is not 0."""
 
 
-def outside_smm(entry: Entry) -> bool:
-    """VM entry is executed outside SMM."""
-    return not entry.processor.in_smm
-
-
 @SECTION.rule("entry.controls.must-be-1")
 def entry_ones(entry: Entry) -> bool:
     """Every VM-entry control that the processor requires to be 1 is 1."""
-    return entry.caps.entry_must & ~entry.vm_entry == 0
+    return entry.caps.entry_must & ~entry.vmcs.vm_entry_controls == 0
 
 
 @SECTION.rule("entry.controls.may-be-1")
 def entry_supported(entry: Entry) -> bool:
     """Every VM-entry control that is 1 is one that the processor allows to be 1."""
-    return entry.vm_entry & ~entry.caps.entry_may == 0
+    return entry.vmcs.vm_entry_controls & ~entry.caps.entry_may == 0
 
 
 @SECTION.rule("entry.event.type", when=injects_event)
@@ -156,8 +152,8 @@ def other_event_vector(entry: Entry) -> bool:
     """An other event is 0 with MTF support, or 1 or 2 into a guest that has CR4.FRED = 1."""
     return (
         entry.caps.primary_may & Primary.MONITOR_TRAP_FLAG != 0
-        if entry.event_vector == _PENDING_MTF_EXIT
-        else entry.event_vector <= _SYSENTER and entry.vmcs.guest_cr4 & Cr4.FRED != 0
+        if entry.event_vector == OtherEvent.PENDING_MTF_VM_EXIT
+        else entry.event_vector <= OtherEvent.SYSENTER and entry.vmcs.guest_cr4 & Cr4.FRED != 0
     )
 
 

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 from nvmxfuzz.arch.controls import Pin, Primary, Secondary, Tertiary, VmExit
+from nvmxfuzz.arch.sections import EXECUTION_CONTROLS
+from nvmxfuzz.cpu import failures
 from nvmxfuzz.cpu.conditions import does_not_return_from_smm
 from nvmxfuzz.cpu.entry import Entry
-from nvmxfuzz.cpu.execution_general import SECTION
 from nvmxfuzz.cpu.predicates import aligned, page_aligned
-from nvmxfuzz.cpu.rule import Given, within
+from nvmxfuzz.cpu.rule import Given, Section, within
+
+SECTION = Section(EXECUTION_CONTROLS, failures.CONTROLS)
 
 _VTPR = 0x80
 """Offset of the virtual task-priority register on the virtual-APIC page."""

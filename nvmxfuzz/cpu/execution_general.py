@@ -61,37 +61,37 @@ scales_tsc = Given("secondary", Secondary.USE_TSC_SCALING)
 @SECTION.rule("execution.pin-based.must-be-1", when=does_not_return_from_smm)
 def pin_based_ones(entry: Entry) -> bool:
     """Every pin-based control that the processor requires to be 1 is 1."""
-    return entry.caps.pin_must & ~entry.pin == 0
+    return entry.caps.pin_must & ~entry.vmcs.pin_based_vm_exec_control == 0
 
 
 @SECTION.rule("execution.pin-based.may-be-1", when=does_not_return_from_smm)
 def pin_based_supported(entry: Entry) -> bool:
     """Every pin-based control that is 1 is one that the processor allows to be 1."""
-    return entry.pin & ~entry.caps.pin_may == 0
+    return entry.vmcs.pin_based_vm_exec_control & ~entry.caps.pin_may == 0
 
 
 @SECTION.rule("execution.primary.must-be-1", when=does_not_return_from_smm)
 def primary_ones(entry: Entry) -> bool:
     """Every primary processor-based control that the processor requires to be 1 is 1."""
-    return entry.caps.primary_must & ~entry.primary == 0
+    return entry.caps.primary_must & ~entry.vmcs.cpu_based_vm_exec_control == 0
 
 
 @SECTION.rule("execution.primary.may-be-1", when=does_not_return_from_smm)
 def primary_supported(entry: Entry) -> bool:
     """Every primary processor-based control that is 1 is one that the processor allows to be 1."""
-    return entry.primary & ~entry.caps.primary_may == 0
+    return entry.vmcs.cpu_based_vm_exec_control & ~entry.caps.primary_may == 0
 
 
 @SECTION.rule("execution.secondary.may-be-1", when=activates_secondary_controls)
 def secondary_supported(entry: Entry) -> bool:
     """If the secondary controls are activated, each that is 1 is one that is allowed to be 1."""
-    return entry.secondary & ~entry.caps.secondary_may == 0
+    return entry.vmcs.secondary_vm_exec_control & ~entry.caps.secondary_may == 0
 
 
 @SECTION.rule("execution.tertiary.may-be-1", when=activates_tertiary_controls)
 def tertiary_supported(entry: Entry) -> bool:
     """If the tertiary controls are activated, each that is 1 is one that is allowed to be 1."""
-    return entry.tertiary & ~entry.caps.tertiary_may == 0
+    return entry.vmcs.tertiary_vm_exec_control & ~entry.caps.tertiary_may == 0
 
 
 @SECTION.rule("execution.cr3-target.count", when=does_not_return_from_smm)

@@ -5,11 +5,15 @@ from __future__ import annotations
 
 from nvmxfuzz.arch.controls import Secondary, Tertiary, VmFunction
 from nvmxfuzz.arch.paging import Eptp, Hlatp, MemoryType
+from nvmxfuzz.arch.sections import EXECUTION_CONTROLS
 from nvmxfuzz.arch.vmx_msr import EptVpidCap
+from nvmxfuzz.cpu import failures
 from nvmxfuzz.cpu.entry import Entry
-from nvmxfuzz.cpu.execution_general import SECTION, pt_uses_guest_physical
+from nvmxfuzz.cpu.execution_general import pt_uses_guest_physical
 from nvmxfuzz.cpu.predicates import page_aligned
-from nvmxfuzz.cpu.rule import Given, within
+from nvmxfuzz.cpu.rule import Given, Section, within
+
+SECTION = Section(EXECUTION_CONTROLS, failures.CONTROLS)
 
 _PAGE_WALK_4 = 3 << Eptp.PAGE_WALK_LENGTH.position
 _PAGE_WALK_5 = 4 << Eptp.PAGE_WALK_LENGTH.position

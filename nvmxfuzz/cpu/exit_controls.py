@@ -34,19 +34,19 @@ exit_loads_msrs = Given("vmcs.vm_exit_msr_load_count")
 @SECTION.rule("exit.primary.must-be-1")
 def exit_ones(entry: Entry) -> bool:
     """Every primary VM-exit control that the processor requires to be 1 is 1."""
-    return entry.caps.exit_must & ~entry.vm_exit == 0
+    return entry.caps.exit_must & ~entry.vmcs.vm_exit_controls == 0
 
 
 @SECTION.rule("exit.primary.may-be-1")
 def exit_supported(entry: Entry) -> bool:
     """Every primary VM-exit control that is 1 is one that the processor allows to be 1."""
-    return entry.vm_exit & ~entry.caps.exit_may == 0
+    return entry.vmcs.vm_exit_controls & ~entry.caps.exit_may == 0
 
 
 @SECTION.rule("exit.secondary.may-be-1", when=activates_secondary_exit_controls)
 def secondary_exit_supported(entry: Entry) -> bool:
     """If the secondary VM-exit controls are activated, each that is 1 is allowed to be 1."""
-    return entry.vm_exit2 & ~entry.caps.exit2_may == 0
+    return entry.vmcs.secondary_vm_exit_controls & ~entry.caps.exit2_may == 0
 
 
 @SECTION.rule("exit.preemption-timer.save", when=preemption_timer_off)

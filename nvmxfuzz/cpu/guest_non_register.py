@@ -7,7 +7,14 @@ Activity state, interruptibility state, pending debug exceptions and VMCS link p
 from __future__ import annotations
 
 from nvmxfuzz.arch.controls import Pin, Secondary
-from nvmxfuzz.arch.events import Activity, EventType, Interruptibility, PendingDebug, Vector
+from nvmxfuzz.arch.events import (
+    Activity,
+    EventType,
+    Interruptibility,
+    OtherEvent,
+    PendingDebug,
+    Vector,
+)
 from nvmxfuzz.arch.registers import DebugCtl, Rflags
 from nvmxfuzz.arch.sections import GUEST_NON_REGISTER
 from nvmxfuzz.arch.segments import AccessRights
@@ -16,6 +23,7 @@ from nvmxfuzz.cpu.conditions import (
     enters_smm,
     injects_external_interrupt,
     injects_nmi,
+    outside_smm,
 )
 from nvmxfuzz.cpu.entry import Entry
 from nvmxfuzz.cpu.failures import GUEST_STATE, NMI_INJECTION, VMCS_LINK_POINTER
@@ -28,7 +36,6 @@ _BLOCKING_BY_STI_OR_MOV_SS = Interruptibility.BLOCKING_BY_STI | Interruptibility
 _NO_LINK = 0xFFFF_FFFF_FFFF_FFFF
 _REVISION = 0x7FFF_FFFF
 _SHADOW = 31
-_MTF = 0
 """Vector of the event type "other event" that makes an MTF VM exit pending."""
 _NOT_WITH_RTM = 0xFFFF_FFFF_FFFE_EFFF
 """Bits 11:0, 15:13 and 63:17 of the pending debug exceptions."""
@@ -104,7 +111,10 @@ def event_wakes_from_hlt(entry: Entry) -> bool:
             entry.event_type == EventType.HARDWARE_EXCEPTION
             and entry.event_vector in (Vector.DB, Vector.MC)
         )
-        or (entry.event_type == EventType.OTHER_EVENT and entry.event_vector == _MTF)
+        or (
+            entry.event_type == EventType.OTHER_EVENT
+            and entry.event_vector == OtherEvent.PENDING_MTF_VM_EXIT
+        )
     )
 
 
@@ -138,11 +148,6 @@ enclave_interruption = Given(
     "vmcs.guest_interruptibility_info", Interruptibility.ENCLAVE_INTERRUPTION
 )
 """The interruptibility state indicates enclave interruption."""
-
-
-def outside_smm(entry: Entry) -> bool:
-    """The processor is not in SMM."""
-    return entry.in_smm == 0
 
 
 @within("event")

@@ -33,7 +33,7 @@ from nvmxfuzz.cpu.predicates import (
 )
 from nvmxfuzz.cpu.rule import UNKNOWN, Section, Verdict
 
-SECTION = Section(TITLE, MSR_LOADING)
+SECTION = Section(TITLE, MSR_LOADING, listed=True)
 
 VIEWS = {"msr-load": load_slots}
 _VIEW = "msr-load"

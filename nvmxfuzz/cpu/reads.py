@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from functools import cache
+from random import Random
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -26,6 +27,7 @@ _FIELD_NAMES = frozenset(field.name for field in FIELDS)
 _PROCESSOR_NAMES = frozenset(field.name for field in fields(Processor))
 _ATTEMPT_NAMES = frozenset({"instruction", "launch_state", "memory"})
 _WHOLE = frozenset({"attempt", "vmcs", "profile", "caps", "processor", "memory"})
+_ATTEMPTS = 64
 _PACKAGE = __name__.rpartition(".")[0]
 
 
@@ -60,23 +62,39 @@ def _inputs(
 
 @cache
 def _derived_words() -> Mapping[str, frozenset[str]]:
-    """Return by attribute of `Entry` the VMCS fields that it is computed from.
+    """Return by attribute of `Entry` the inputs that it is computed from.
 
-    Found by flipping each field in an empty and in a full VMCS and looking what follows.
+    Found by changing one input at a time of many arbitrary attempts and looking what follows.
     """
     words = [name for name in Entry.__slots__ if name not in _WHOLE]
-    empty = Attempt(load_profile("everything"), Vmcs())
-    full = replace(empty, vmcs=Vmcs({field.name: (1 << field.width) - 1 for field in FIELDS}))
     found: dict[str, set[str]] = {word: set() for word in words}
-    for start in (empty, full):
+    source = Random(0)
+    for _ in range(_ATTEMPTS):
+        start = _arbitrary(source)
         before = Entry(start)
-        for name in _FIELD_NAMES:
-            flipped = start.vmcs.replace({name: ~getattr(start.vmcs, name)})
-            after = Entry(replace(start, vmcs=flipped))
+        for name, changed in _neighbours(start):
+            after = Entry(changed)
             for word in words:
                 if getattr(before, word) != getattr(after, word):
                     found[word].add(name)
     return {word: frozenset(names) for word, names in found.items()}
+
+
+def _arbitrary(source: Random) -> Attempt:
+    vmcs = Vmcs({field.name: source.getrandbits(field.width) for field in FIELDS})
+    processor = Processor(in_smm=bool(source.getrandbits(1)))
+    return Attempt(load_profile("everything"), vmcs, processor)
+
+
+def _neighbours(start: Attempt) -> Iterator[tuple[str, Attempt]]:
+    """Yield the attempt with each field complemented, and with each processor attribute changed."""
+    for field in FIELDS:
+        complement = ~getattr(start.vmcs, field.name) & (1 << field.width) - 1
+        yield field.name, replace(start, vmcs=start.vmcs.replace({field.name: complement}))
+    for name in _PROCESSOR_NAMES:
+        value = getattr(start.processor, name)
+        other = not value if isinstance(value, bool) else value ^ 1
+        yield name, replace(start, processor=replace(start.processor, **{name: other}))
 
 
 def _names_in(function: Callable[..., Any]) -> Iterator[str]:

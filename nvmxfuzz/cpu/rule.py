@@ -71,19 +71,26 @@ class Rule:
     condition: Condition | None
     failure: Failure
     view: str | None = None
+    listed: bool = False
+    """The view is a list, which may be empty."""
 
     @property
     def has_condition(self) -> bool:
-        """True if the rule can be n/a."""
-        return self.condition is not None
+        """True if the rule can be n/a: by its condition, or because its list is empty."""
+        return self.condition is not None or self.listed
 
 
 class Section:
-    """The rules under one SDM section title, in the order they are declared."""
+    """The rules of one file under an SDM section title, in the order they are declared.
 
-    def __init__(self, title: str, failure: Failure) -> None:
+    `failure` is what a broken rule leads to if it does not say otherwise; `listed` says that the
+    rules look at the entries of a list, which may be empty.
+    """
+
+    def __init__(self, title: str, failure: Failure, *, listed: bool = False) -> None:
         self.title = title
         self.failure = failure
+        self.listed = listed
         self.rules: list[Rule] = []
 
     def rule(
@@ -115,6 +122,7 @@ class Section:
                     condition=when,
                     failure=failure or self.failure,
                     view=view,
+                    listed=self.listed,
                 )
             )
             return predicate

@@ -10,7 +10,7 @@ checked in their place, are no part of a case: `Processor` says whether they are
 from __future__ import annotations
 
 from nvmxfuzz.arch.controls import VmEntry
-from nvmxfuzz.arch.events import Activity, EventType
+from nvmxfuzz.arch.events import Activity, EventType, OtherEvent
 from nvmxfuzz.arch.sections import SMM_RETURN
 from nvmxfuzz.cpu import failures
 from nvmxfuzz.cpu.conditions import returns_from_smm
@@ -19,8 +19,6 @@ from nvmxfuzz.cpu.predicates import page_aligned
 from nvmxfuzz.cpu.rule import Section, within
 
 SECTION = Section(SMM_RETURN, failures.EXECUTIVE_POINTER)
-
-_PENDING_MTF_EXIT = 0
 
 
 def executive_pointer_valid(entry: Entry) -> bool:
@@ -109,7 +107,10 @@ def deactivation_has_vmxon_pointer(entry: Entry) -> bool:
 @SECTION.rule("smm.event.pending-mtf", when=returns_to_root, failure=failures.CONTROLS)
 def no_mtf_into_root(entry: Entry) -> bool:
     """A return from SMM to VMX root operation does not inject a pending MTF VM exit."""
-    return entry.event_type != EventType.OTHER_EVENT or entry.event_vector != _PENDING_MTF_EXIT
+    return (
+        entry.event_type != EventType.OTHER_EVENT
+        or entry.event_vector != OtherEvent.PENDING_MTF_VM_EXIT
+    )
 
 
 @SECTION.rule("smm.activity.wait-for-sipi", when=returns_to_root, failure=failures.GUEST_STATE)

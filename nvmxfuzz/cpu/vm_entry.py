@@ -7,7 +7,9 @@ from nvmxfuzz.cpu import (
     address_space_size,
     basic,
     entry_controls,
-    execution_controls,
+    execution_apic,
+    execution_general,
+    execution_translation,
     exit_controls,
     guest_descriptor_tables,
     guest_non_register,
@@ -28,7 +30,9 @@ from nvmxfuzz.machine.attempt import Attempt
 CHAPTER = Chapter(
     sections=(
         basic.SECTION,
-        execution_controls.SECTION,
+        execution_general.SECTION,
+        execution_apic.SECTION,
+        execution_translation.SECTION,
         exit_controls.SECTION,
         entry_controls.SECTION,
         host_registers.SECTION,

@@ -103,7 +103,7 @@ def repaired(case: EntryCase, run: VmEntryWitness) -> Finding | None:
     if not unrelated:
         return None
     said = f"after an edit of {place} a repaired state breaks {', '.join(unrelated)}"
-    return _finding("entry.repaired", unrelated, "neighbour", said)
+    return _finding("entry.repaired", unrelated, f"neighbour: {place}", said)
 
 
 def _with_other_guest_state(attempt: Attempt) -> Attempt:

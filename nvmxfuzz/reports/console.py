@@ -131,7 +131,7 @@ class Console:
         if isinstance(event, Finished) or now - self._shown < every:
             return
         self._shown = now
-        status = Text(self._status(tally, now - self._begin), no_wrap=True, overflow="ellipsis")
+        status = Text(self._status(tally, now - self._begin))
         if self._live is None:
             self._print(status)
         else:

@@ -8,15 +8,17 @@ from dataclasses import replace
 import pytest
 
 from nvmxfuzz.arch.controls import Pin, Primary, Secondary, Tertiary, VmFunction
+from nvmxfuzz.cpu import execution_apic, execution_general, execution_translation
 from nvmxfuzz.cpu.chapter import Chapter
 from nvmxfuzz.cpu.entry import Entry
-from nvmxfuzz.cpu.execution_controls import SECTION
 from nvmxfuzz.inputs.bases import base, default_base
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.memory import Memory
 from nvmxfuzz.machine.profile import Profile, load_profile
 
-CHAPTER = Chapter((SECTION,), {})
+CHAPTER = Chapter(
+    (execution_general.SECTION, execution_apic.SECTION, execution_translation.SECTION), {}
+)
 PROFILES = ("skylake-x", "core2-x6800", "everything")
 PAGES = {
     "execution.io-bitmap-a": "io_bitmap_a",

@@ -111,7 +111,7 @@ WITH_VPID_0 = edited(
             None,
         ),
         ("entry.repaired", PLAIN, breaking_always, "repair"),
-        ("entry.repaired", edited(guest_rip=1 << 63), confusing_fields, "neighbour"),
+        ("entry.repaired", edited(guest_rip=1 << 63), confusing_fields, "neighbour: guest_rip"),
     ],
 )
 def test_a_planted_fault_fires(
