@@ -4,6 +4,7 @@
 
 import os
 import pickle
+import sys
 import tempfile
 from pathlib import Path
 from time import perf_counter
@@ -60,6 +61,8 @@ def settings(folder: str) -> Settings:
 def recorded(harness: Harness, folder: str) -> tuple[float, list[bytes]]:
     """Return how long Atheris took, and the inputs it executed."""
     Path(folder, "inputs").mkdir()
+    # What is not yet printed would be printed by the child as well.
+    sys.stdout.flush()
     child = os.fork()
     if child == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
