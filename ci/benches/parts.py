@@ -4,6 +4,7 @@
 
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 from time import perf_counter_ns
 from typing import TypeVar
@@ -57,9 +58,7 @@ def main() -> None:
     hosts = [HostCpu.of(load_profile(name)) for name in profile_names()]
     for version in KERNELS:
         kernel = find_kernel(version)
-        report(
-            f"setup_vmcs_config of {version}", lambda h, k=kernel: setup_vmcs_config(h, k), hosts
-        )
+        report(f"setup_vmcs_config of {version}", partial(setup_vmcs_config, kernel=kernel), hosts)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nvmxfuzz.inputs import codec, records
 from nvmxfuzz.inputs.bases import GUEST_BASES, base
-from nvmxfuzz.inputs.case import HARNESSES, ConfigCase, EntryCase
+from nvmxfuzz.inputs.case import CASE_KINDS, ConfigCase, EntryCase
 from nvmxfuzz.inputs.difference import Edit, apply
 from nvmxfuzz.inputs.expectation import ConfigExpectation, Expectation, Vector
 from nvmxfuzz.inputs.layout import VERSION, Slot, layout
@@ -30,9 +30,10 @@ from the slots listed below. Programs that know nothing of bases use
 
 ## TOML
 
-Version {FORMAT}. Everything that is left out is as in the base. `profile` is the name of a profile
-or a table `[profile]` with `msrs`, `maxphyaddr`, `linear_address_bits`, `features`, `family`,
-`model`, `stepping`, `name`, `note` and masks of MSRs. The bases of a VM entry are
+Version {FORMAT}. Everything that is left out is as in the base, but an empty file is refused.
+`profile` is the name of a profile or a table `[profile]` with `msrs`, `maxphyaddr`,
+`linear_address_bits`, `features`, `family`, `model`, `stepping`, `name`, `note` and masks of MSRs;
+[the raw form](raw-format.md) tells what they mean. The bases of a VM entry are
 {", ".join(f"`{name}`" for name in GUEST_BASES)},
 and `zero`, which supposes nothing: no field, no memory. Without `base` it is the first one that the
 profile can run.
@@ -67,7 +68,7 @@ def page() -> Iterator[str]:
     yield MSRS
     yield EXPECT
     yield from binary()
-    for harness in HARNESSES:
+    for harness in CASE_KINDS:
         yield from slots(harness, layout(harness).slots)
 
 

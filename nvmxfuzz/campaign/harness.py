@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 from zlib import crc32
 
-from nvmxfuzz.inputs.case import Case
-from nvmxfuzz.inputs.case import Harness as Kind
+from nvmxfuzz.inputs.case import Case, CaseKind
 from nvmxfuzz.inputs.codec import decode
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.oracle import Oracle
@@ -73,7 +72,7 @@ class Harness:
     """
 
     name: str
-    kind: Kind
+    kind: CaseKind
     run: Witness
     arguments: Callable[[Any], tuple[Any, ...]]
     verdicts: Callable[[Any, Any], Verdicts]

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 from nvmxfuzz.campaign.plan import Plan
+from nvmxfuzz.campaign.scratch import scratch_folder
 from nvmxfuzz.campaign.settings import Settings
 from nvmxfuzz.campaign.workers import Death, WorkerProcess
 
@@ -16,8 +15,8 @@ _POLL_SECONDS = 0.1
 
 def death_of(plan: Plan, data: bytes, stop: Callable[[], bool]) -> Death | None:
     """Return how a worker dies of one input; None if it survives, or if `stop()` comes first."""
-    with tempfile.TemporaryDirectory(prefix="nvmxfuzz-") as folder:
-        inputs = Path(folder, "inputs")
+    with scratch_folder() as folder:
+        inputs = folder / "inputs"
         inputs.mkdir()
         (inputs / "input").write_bytes(data)
         settings = Settings(
@@ -26,8 +25,8 @@ def death_of(plan: Plan, data: bytes, stop: Callable[[], bool]) -> Death | None:
             seed=0,
             runs=None,
             seconds=None,
-            folder=folder,
-            last_input=str(Path(folder, "last-input")),
+            folder=str(folder),
+            last_input=str(folder / "last-input"),
             events=-1,
             memory=plan.memory,
             replay=True,

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 DEFAULT_CASE_SECONDS = 10.0
 DEFAULT_MEMORY = 2 << 30
+_LONGEST_REASON = 300
 _LIBRARIES = {"atheris": "atheris", "hypothesis": "hypothesis", "random": None}
 
 
@@ -57,12 +58,43 @@ def harness_file(name: str) -> Path:
     )
 
 
+def harness_reference(file: Path) -> str:
+    """Return what a store notes of a harness, which `referenced_harness` finds again.
+
+    It is the name of a harness in `fuzz/`, else the path of the file: from the checkout if it is
+    in there, which may then be moved, else from the root.
+    """
+    file, root = file.resolve(), ROOT.resolve()
+    if not file.is_relative_to(root):
+        return str(file)
+    path = file.relative_to(root)
+    return path.stem if path.parent == Path("fuzz") else str(path)
+
+
+def referenced_harness(reference: str) -> Path:
+    """Return the file of a harness that a store names; InputError if it is not there any more."""
+    name = f"fuzz/{reference}.py" if Path(reference).suffix != ".py" else reference
+    file = ROOT / name
+    if not file.is_file():
+        raise InputError(f"the harness {file} is not there any more: bring the file back")
+    return file
+
+
 def load_harness(file: Path) -> Harness:
-    """Return what the harness file defines as HARNESS."""
+    """Return what the harness file defines as HARNESS; whatever else it does is an InputError.
+
+    Nothing bounds how long the file runs: one that loops waits for Ctrl-C, which works. In a
+    worker process, where the file is run again, the runner gives up after
+    `workers.START_SECONDS`.
+    """
     try:
         harness = runpy.run_path(str(file)).get("HARNESS")
-    except (ImportError, SyntaxError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is no harness that can be loaded: {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        # It is code of the user's: it may raise anything, and SystemExit would end us in silence.
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_REASON]
+        raise InputError(f"{file} is no harness that can be loaded: {reason}") from error
     if not isinstance(harness, Harness):
         raise InputError(f"{file} is no harness: it must define HARNESS, see fuzz/vm_entry.py")
     return harness

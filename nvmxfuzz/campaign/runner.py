@@ -7,7 +7,6 @@ end. It knows no store and no console: whoever iterates over it decides what bec
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -16,6 +15,7 @@ from time import monotonic
 
 from nvmxfuzz.campaign.events import Died, EndReason, Event, Finished
 from nvmxfuzz.campaign.plan import Plan
+from nvmxfuzz.campaign.scratch import remove_abandoned, scratch_folder
 from nvmxfuzz.campaign.settings import Settings
 from nvmxfuzz.campaign.workers import WorkerProcess
 from nvmxfuzz.errors import InputError
@@ -42,11 +42,12 @@ def run_campaign(plan: Plan, stop: Stop) -> Generator[Event, None, None]:
     """
     started = monotonic()
     count = _Count()
-    with tempfile.TemporaryDirectory(prefix="nvmxfuzz-") as folder:
-        _write_seeds(plan, Path(folder, "inputs"))
+    with scratch_folder() as folder:
+        remove_abandoned()
+        _write_seeds(plan, folder / "inputs")
         reason = None
         while reason is None:
-            worker = _start(plan, Path(folder), count, monotonic() - started)
+            worker = _start(plan, folder, count, monotonic() - started)
             try:
                 yield from _listen(worker, stop, _deadline(plan, started))
                 death = worker.death()
@@ -58,7 +59,7 @@ def run_campaign(plan: Plan, stop: Stop) -> Generator[Event, None, None]:
                 if not executions:
                     raise InputError(f"a worker did not start: {death.detail or death.reason}")
                 count.deaths += 1
-                _forget(Path(folder, "inputs"), death.data)
+                _forget(folder / "inputs", death.data)
                 yield Died(0, executions, death.reason, death.detail, death.data)
             reason = _end_reason(plan, stop, count, monotonic() - started)
     yield Finished(reason, count.executions, monotonic() - started)

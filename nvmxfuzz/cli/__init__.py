@@ -1,63 +1,47 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The command `nvmxfuzz`: one file per command, and what all of them promise about errors."""
+"""The command `nvmxfuzz`: one file per command.
+
+What is in this file is loaded before anything else: it is small, so that Ctrl-C is in good hands
+while the rest is being loaded. Everything else is in `command_line`.
+"""
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
-from collections.abc import Sequence
-from typing import NoReturn
+import signal
 
-from nvmxfuzz import __version__
-from nvmxfuzz.errors import InputError
-
-BAD_INPUT = 2
 INTERRUPTED = 130
+_SAYING = b"nvmxfuzz: interrupted\n"
 
 
-class _Parser(argparse.ArgumentParser):
-    """An argument parser that answers a mistake with one sentence."""
+def main() -> int:
+    """Run the command of `sys.argv`; return the exit status, 130 for Ctrl-C.
 
-    def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"{self.prog}: {message}: see {self.prog} --help\n")
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line."""
-    from nvmxfuzz.cli import check, config, fuzz, replay, rules, show
-
-    top = _Parser(
-        prog="nvmxfuzz",
-        description="Fuzz nested VM-Enter and VMX capability configs.",
-        epilog="Exit status: 0 nothing wrong, 1 findings or failed vectors, 2 bad input, "
-        "130 interrupted.",
-    )
-    top.add_argument("--version", action="version", version=f"nvmxfuzz {__version__}")
-    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (fuzz, check, config, replay, show, rules):
-        command.add_parser(commands)
-    return top
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit status.
-
-    0: nothing wrong; 1: findings, or a vector that does not hold; 2: bad input, with one sentence
-    on stderr; 130: Ctrl-C.
+    For a process of its own: after the command Ctrl-C ends the process at once, so that it cannot
+    interrupt the interpreter's own end, which would say so at length.
     """
+    # A shell starts what is in the background with Ctrl-C ignored: then it stays so.
+    heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if heeded:
+        signal.signal(signal.SIGINT, _end_at_once)
+    from nvmxfuzz.cli.command_line import run
+
     try:
-        args = parser().parse_args(arguments)
-        status: int = args.run(args)
-        sys.stdout.flush()
-    except InputError as error:
-        print(f"nvmxfuzz: {error}", file=sys.stderr)
-        return BAD_INPUT
+        if heeded:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        return run()
     except KeyboardInterrupt:
-        print("nvmxfuzz: interrupted", file=sys.stderr)
+        os.write(2, _SAYING)
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader has seen enough; without this the interpreter complains once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return status
+    finally:
+        if heeded:
+            signal.signal(signal.SIGINT, _end_at_once)
+
+
+def _end_at_once(*_: object) -> None:
+    """Handle Ctrl-C where there is nothing to lose.
+
+    No exception: within a callback of the interpreter one would be printed and forgotten.
+    """
+    os.write(2, _SAYING)
+    os._exit(INTERRUPTED)

@@ -5,17 +5,26 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+import re
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from nvmxfuzz.cli.files import read_file
 from nvmxfuzz.errors import InputError
+from nvmxfuzz.inputs.case import ConfigCase
+from nvmxfuzz.inputs.load import load_case
 from nvmxfuzz.inputs.msr_table import parse_processor
 from nvmxfuzz.kvm.describe import config_controls, refusal_text, warning_text
 from nvmxfuzz.kvm.hardware_setup import hardware_setup
-from nvmxfuzz.kvm.host import HostCpu, parse_params
-from nvmxfuzz.kvm.source import KERNELS, find_kernel
+from nvmxfuzz.kvm.host import parse_params
+from nvmxfuzz.kvm.source import KERNELS
 from nvmxfuzz.kvm.vmcs_config import ConfigOutcome, VmcsConfig
+from nvmxfuzz.oracles.capability_config import Loading, loading_of
+
+_CASE = re.compile(
+    rb"^[ \t]*(?:(?:harness|base)[ \t]*=|\[(?:vmcs|processor|memory|expect)\])", re.M
+)
+"""What a case in TOML has and no table of MSRs."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -25,15 +34,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="what KVM makes of an MSR table",
         description="Print the config that KVM makes of a processor's VMX capability MSRs, with "
         "every warning, or -EIO and why.",
-        epilog="FILE is a profile of this project (TOML or JSON), lines such as "
-        "'0x480 = 0x...' or what rdmsr prints, or a VirtualBox log.",
+        epilog="FILE is a profile of this project (TOML or JSON), lines such as '0x480 = 0x...', a "
+        "transcript of a shell with each rdmsr command and what it printed ('rdmsr 0x480', below "
+        "it the value), a VirtualBox log, or a case of the harness capability_config, which says "
+        "the kernel and its parameters itself.",
     )
     command.add_argument("file", type=Path, metavar="FILE")
     command.add_argument(
         "--kernel",
-        default=KERNELS[-1],
         metavar="V",
-        help=f"kernel version, one of {', '.join(KERNELS)} (default: %(default)s)",
+        help=f"kernel version, one of {', '.join(KERNELS)} (default: that of the case, else "
+        f"{KERNELS[-1]})",
     )
     command.add_argument(
         "--param",
@@ -52,16 +63,35 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Print what loading kvm_intel comes to; -EIO is an answer, no error."""
-    kernel = find_kernel(args.kernel)
-    params = parse_params(kernel, args.param)
-    try:
-        processor = parse_processor(read_file(args.file), str(args.file))
-    except InputError as error:
-        raise InputError(f"{args.file}: {error}") from error
-    host = HostCpu.of(processor, args.sgx or "sgx" in processor.features, args.evmcs)
-    outcome = hardware_setup(host, kernel, params)
+    case = _case(read_file(args.file), str(args.file))
+    asked = replace(case, has_sgx=args.sgx or case.has_sgx, evmcs=args.evmcs or case.evmcs)
+    loading = loading_of(asked if args.kernel is None else replace(asked, kernel=args.kernel))
+    params = parse_params(loading.kernel, [*_settings(loading), *args.param])
+    outcome = hardware_setup(loading.host, loading.kernel, params)
     print(json.dumps(to_json(outcome)) if args.json else to_text(outcome))
     return 0
+
+
+def _case(data: bytes, origin: str) -> ConfigCase:
+    """Return the case in a file, or that of its MSRs with nothing said of kernel or parameters."""
+    if _CASE.search(data):
+        case = load_case(data, origin)
+        if not isinstance(case, ConfigCase):
+            raise InputError(f"{origin} is a VM entry, no capability config: use nvmxfuzz check")
+        return case
+    try:
+        processor = parse_processor(data, origin)
+    except InputError as error:
+        raise InputError(f"{origin}: {error}") from error
+    return ConfigCase(processor, kernel=KERNELS[-1], has_sgx="sgx" in processor.features)
+
+
+def _settings(loading: Loading) -> list[str]:
+    """Return the parameters of a case as one would give them with --param."""
+    return [
+        f"{name}={'Y' if getattr(loading.params, name) else 'N'}"
+        for name in loading.kernel.parameters
+    ]
 
 
 def to_json(outcome: ConfigOutcome) -> dict[str, object]:

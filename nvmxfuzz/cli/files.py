@@ -9,8 +9,6 @@ from pathlib import Path
 from nvmxfuzz.errors import InputError
 
 MAX_BYTES = 1 << 20
-STORE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
-"""What the name of a store ends in; other files are cases."""
 
 
 def read_file(path: Path) -> bytes:

@@ -15,14 +15,17 @@ from pathlib import Path
 
 from rich.console import Console as Terminal
 
+from nvmxfuzz.campaign.desk import Desk
 from nvmxfuzz.campaign.events import Died, Event, Finished, Found
 from nvmxfuzz.campaign.harness import Harness
+from nvmxfuzz.campaign.listener import Listener
 from nvmxfuzz.campaign.plan import (
     ROOT,
     Plan,
     corpus_files,
     harness_file,
     harness_names,
+    harness_reference,
     load_harness,
     require_engine,
 )
@@ -31,15 +34,15 @@ from nvmxfuzz.campaign.settings import ENGINES
 from nvmxfuzz.campaign.store import Store, open_store
 from nvmxfuzz.campaign.store.recorder import Recorder
 from nvmxfuzz.campaign.tally import Tally
+from nvmxfuzz.cli import INTERRUPTED
 from nvmxfuzz.cli.files import read_file
-from nvmxfuzz.cli.findings import Desk
+from nvmxfuzz.cli.invocation import command, typed_path
 from nvmxfuzz.inputs.codec import encode
 from nvmxfuzz.inputs.load import load_case
-from nvmxfuzz.reports.console import Console, Listener, Summary
+from nvmxfuzz.reports.console import Console, Summary
 from nvmxfuzz.reports.ndjson import Ndjson
 
 DEFAULT_STORE = ROOT / "nvmxfuzz.db"
-INTERRUPTED = 130
 _SEED_BITS = 31
 _GRACE_SECONDS = 5.0
 """How long after its time a campaign may go on minimising."""
@@ -105,8 +108,7 @@ def _campaign(
     as_json: bool,
 ) -> Summary:
     """Run the campaign, with everybody listening who has to."""
-    campaign = store.begin_campaign(harness.name, plan.engine, plan.seed, int(time.time()))
-    recorder = Recorder(store, harness, campaign)
+    recorder = Recorder(store, plan, harness, int(time.time()))
     listener: Listener = (
         Ndjson(sys.stdout) if as_json else Console(Terminal(file=sys.stdout), harness.noun)
     )
@@ -114,7 +116,6 @@ def _campaign(
     desk = Desk(
         plan=plan,
         harness=harness,
-        store=store,
         recorder=recorder,
         listener=listener,
         stop=lambda: interrupted() or time.monotonic() > minimise_until,
@@ -136,8 +137,9 @@ def _campaign(
             listener.take(event, tally)
             last = event
     assert isinstance(last, Finished)
+    shown = typed_path(store.path)
     return Summary(
-        harness=harness.name,
+        harness=harness_reference(plan.file),
         engine=plan.engine,
         seed=plan.seed,
         reason=last.reason,
@@ -149,7 +151,8 @@ def _campaign(
         deaths=tally.deaths,
         findings=tuple(desk.found),
         new=desk.new,
-        store=_shown(store.path),
+        store=shown,
+        replay=(*command(), "replay", shown),
     )
 
 
@@ -174,12 +177,6 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _shown(path: Path) -> str:
-    """Return a path as one would type it here."""
-    path = path.absolute()
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _fresh_seed() -> int:

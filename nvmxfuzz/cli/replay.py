@@ -6,30 +6,39 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import TypeAlias
 
 from nvmxfuzz.campaign.harness import Harness
-from nvmxfuzz.campaign.plan import harness_file, load_harness
-from nvmxfuzz.campaign.store import StoredFinding, open_store
-from nvmxfuzz.cli.files import STORE_SUFFIXES, cases_below, read_file
+from nvmxfuzz.campaign.plan import harness_file, load_harness, referenced_harness
+from nvmxfuzz.campaign.store import StoredFinding, is_store, open_store
+from nvmxfuzz.cli.files import cases_below, read_file
 from nvmxfuzz.errors import InputError
-from nvmxfuzz.inputs.expectation import Vector
 from nvmxfuzz.inputs.load import load_vector
 from nvmxfuzz.triage.vectors import mismatches
+
+Again: TypeAlias = Callable[[], tuple[str, ...]]
+"""Runs an input again; returns a sentence for each thing that does not hold."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What came of one input: it holds if nothing stands in `complaints`."""
+    """What came of one input: it holds if nothing stands in `complaints`.
+
+    `error` says why it could not be run at all.
+    """
 
     name: str
-    complaints: tuple[str, ...]
+    complaints: tuple[str, ...] = ()
+    error: str = ""
 
     def to_json(self) -> dict[str, object]:
         """Return the form that --json prints."""
+        if self.error:
+            return {"input": self.name, "error": self.error}
         return {"input": self.name, "holds": not self.complaints, "complaints": self.complaints}
 
 
@@ -39,15 +48,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "replay",
         help="run vectors, seeds and findings again",
         description="Run each input again: hold it against what it expects, and ask the oracles "
-        "of its harness. Of a store, run its findings again.",
-        epilog="Exit status: 1 if a vector does not hold or a finding is still there.",
+        "of its harness. Of a store, run its findings again, each with the harness that found it.",
+        epilog="Exit status: 0 if everything holds, 1 if a vector does not hold or a finding is "
+        "still there, 2 if an input could not be run.",
     )
     command.add_argument(
         "paths",
         nargs="+",
         type=Path,
         metavar="PATH",
-        help="a case (TOML or raw JSON), a folder of cases, or a store (.db)",
+        help="a case (TOML or raw JSON), a folder of cases, or the store of a campaign",
     )
     command.add_argument("--finding", metavar="ID", help="of a store, only this finding")
     command.add_argument("--json", action="store_true", help="one JSON object a line and input")
@@ -55,55 +65,86 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> int:
-    """Replay every path in order; return 1 if something does not hold."""
-    replayed = held = 0
+    """Replay every path in order; return 2 if one could not be, 1 if something does not hold."""
+    results: list[Replayed] = []
     for path in args.paths:
         for result in _replay(path, args.finding):
-            replayed += 1
-            held += not result.complaints
-            if args.json:
-                print(json.dumps(result.to_json()))
-            else:
-                for complaint in result.complaints:
-                    print(f"{result.name}: {complaint}")
+            results.append(result)
+            _show(result, as_json=args.json)
     if not args.json:
-        print(f"{replayed} replayed, {held} hold, {replayed - held} do not")
-    elif replayed == 0:
+        _show_totals(results)
+    elif not results:
         print("nvmxfuzz: the store has no findings", file=sys.stderr)
-    return 0 if held == replayed else 1
+    if any(result.error for result in results):
+        return 2
+    return 1 if any(result.complaints for result in results) else 0
+
+
+def _show(result: Replayed, *, as_json: bool) -> None:
+    if result.error:
+        print(f"nvmxfuzz: {result.error}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(result.to_json()))
+        return
+    for complaint in result.complaints:
+        print(f"{result.name}: {complaint}")
+
+
+def _show_totals(results: Sequence[Replayed]) -> None:
+    ran = [result for result in results if not result.error]
+    held = sum(not result.complaints for result in ran)
+    if ran or not results:
+        print(f"{len(ran)} replayed, {held} hold, {len(ran) - held} do not")
 
 
 def _replay(path: Path, finding: str | None) -> Iterator[Replayed]:
-    if path.suffix in STORE_SUFFIXES:
+    try:
+        inputs = list(_inputs(path, finding))
+    except InputError as error:
+        yield Replayed(str(path), error=str(error))
+        return
+    for name, again in inputs:
+        try:
+            yield Replayed(name, again())
+        except InputError as error:
+            yield Replayed(name, error=str(error))
+
+
+def _inputs(path: Path, finding: str | None) -> Iterator[tuple[str, Again]]:
+    if is_store(path):
         with open_store(path, create=False) as store:
-            found = store.findings() if finding is None else (store.finding(finding),)
-        yield from map(_finding_again, found)
+            found = store.findings() if finding is None else store.findings_named(finding)
+        for stored in found:
+            yield stored.identity, partial(_finding_again, stored)
         return
     if finding is not None:
-        raise InputError(f"{path} is no store: --finding goes with a .db file")
+        raise InputError(f"{path} is no store: --finding goes with the store of a campaign")
     for file in cases_below(path):
-        yield _case_again(load_vector(read_file(file), str(file)), str(file))
+        yield str(file), partial(_case_again, file)
 
 
-def _case_again(vector: Vector, name: str) -> Replayed:
-    findings = _harness(vector.case.harness).examine(vector.case)
+def _case_again(file: Path) -> tuple[str, ...]:
+    vector = load_vector(read_file(file), str(file))
+    findings = _harness(harness_file(vector.case.harness)).examine(vector.case)
     fired = (f"{finding.identity}: {finding.message}" for finding in findings)
-    return Replayed(name, (*mismatches(vector), *fired))
+    return (*mismatches(vector), *fired)
 
 
-def _finding_again(stored: StoredFinding) -> Replayed:
+def _finding_again(stored: StoredFinding) -> tuple[str, ...]:
     if not stored.text:
-        return Replayed(stored.identity, (f"it ended its worker: {stored.finding.message}",))
+        return (f"it ended its worker: {stored.finding.message}",)
     case = load_vector(stored.text.encode(), stored.identity).case
-    findings = _harness(stored.harness).examine(case)
-    still = any(finding.identity == stored.identity for finding in findings)
-    other = ", ".join(finding.identity for finding in findings if not still)
-    complaints = [f"still there: {stored.finding.message}"] if still else []
-    if other:
-        complaints.append(f"different: {other}")
-    return Replayed(stored.identity, tuple(complaints))
+    try:
+        harness = _harness(referenced_harness(stored.harness))
+    except InputError as error:
+        raise InputError(f"{stored.identity} cannot be run again: {error}") from error
+    findings = harness.examine(case)
+    if any(finding.identity == stored.identity for finding in findings):
+        return (f"still there: {stored.finding.message}",)
+    other = ", ".join(finding.identity for finding in findings)
+    return (f"different: {other}",) if other else ()
 
 
 @cache
-def _harness(name: str) -> Harness:
-    return load_harness(harness_file(name))
+def _harness(file: Path) -> Harness:
+    return load_harness(file)

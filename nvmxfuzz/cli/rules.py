@@ -7,14 +7,18 @@ import argparse
 import json
 from collections import Counter
 from pathlib import Path
+from typing import TypeAlias
 
-from nvmxfuzz.campaign.store import open_store
-from nvmxfuzz.cli.files import STORE_SUFFIXES, cases_below, read_file
+from nvmxfuzz.campaign.store import is_store, open_store
+from nvmxfuzz.cli.files import cases_below, read_file
 from nvmxfuzz.cpu.vm_entry import CHAPTER, vm_entry
 from nvmxfuzz.inputs.case import EntryCase
 from nvmxfuzz.inputs.load import load_case
 
 VERDICTS = ("n/a", "held", "broken")
+
+Seen: TypeAlias = dict[str, list[str]]
+"""The verdicts that were seen, by the name of the rule."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -24,7 +28,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="list the rules of VM entry",
         description="List the rules of VM entry with their sentences, in the SDM's order.",
     )
-    command.add_argument("--counts", action="store_true", help="only the number by section")
+    command.add_argument("--counts", action="store_true", help="only the numbers by section")
     command.add_argument(
         "--seen",
         type=Path,
@@ -37,10 +41,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Print the rules, their counts, or what was seen of them."""
-    if args.seen is not None:
-        print(_seen_as_json(args.seen) if args.json else _seen_as_text(args.seen))
-    elif args.counts:
-        print(json.dumps(_counts()) if args.json else _counts_as_text())
+    seen = None if args.seen is None else _seen(args.seen)
+    if args.counts:
+        print(_counts_as_json(seen) if args.json else _counts_as_text(seen))
+    elif seen is not None:
+        print(json.dumps(seen) if args.json else _seen_as_text(seen))
     else:
         print(json.dumps(_list()) if args.json else _list_as_text())
     return 0
@@ -66,18 +71,38 @@ def _list_as_text() -> str:
     return "\n".join(lines[1:])
 
 
-def _counts() -> dict[str, int]:
-    return {title: len(rules) for title, rules in CHAPTER.sections.items()}
+def _counts(seen: Seen | None) -> dict[str, dict[str, int]]:
+    """Return by section how many rules it has, and how many were seen with each verdict."""
+    counts = {}
+    for title, rules in CHAPTER.sections.items():
+        counts[title] = {"rules": len(rules)}
+        if seen is not None:
+            verdicts = Counter(verdict for rule in rules for verdict in seen[rule.name])
+            counts[title] |= {verdict: verdicts[verdict] for verdict in VERDICTS}
+    return counts
 
 
-def _counts_as_text() -> str:
-    lines = [f"{count:4}  {title}" for title, count in _counts().items()]
-    return "\n".join([*lines, f"{len(CHAPTER.rules):4}  in all"])
+def _counts_as_json(seen: Seen | None) -> str:
+    counts = _counts(seen)
+    return json.dumps(
+        {title: row["rules"] for title, row in counts.items()} if seen is None else counts
+    )
 
 
-def _seen(path: Path) -> dict[str, list[str]]:
+def _counts_as_text(seen: Seen | None) -> str:
+    counts = _counts(seen)
+    columns = next(iter(counts.values()))
+    total = {column: sum(row[column] for row in counts.values()) for column in columns}
+    lines = [
+        "".join(f"{number:8}" for number in row.values()) + f"  {title}"
+        for title, row in [*counts.items(), ("in all", total)]
+    ]
+    return "\n".join(["".join(f"{column:>8}" for column in columns), *lines])
+
+
+def _seen(path: Path) -> Seen:
     """Return by rule the verdicts that the cases of `path`, or a campaign's store, have shown."""
-    if path.suffix in STORE_SUFFIXES:
+    if is_store(path):
         with open_store(path, create=False) as store:
             seen = store.verdicts_seen()
     else:
@@ -96,12 +121,7 @@ def _seen(path: Path) -> dict[str, list[str]]:
     }
 
 
-def _seen_as_json(path: Path) -> str:
-    return json.dumps(_seen(path))
-
-
-def _seen_as_text(path: Path) -> str:
-    seen = _seen(path)
+def _seen_as_text(seen: Seen) -> str:
     width = max(map(len, seen))
     lines = [f"{name:{width}}  {' '.join(verdicts)}".rstrip() for name, verdicts in seen.items()]
     totals = Counter(verdict for verdicts in seen.values() for verdict in verdicts)

@@ -6,13 +6,15 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
-from nvmxfuzz.campaign.store import open_store
-from nvmxfuzz.cli.files import STORE_SUFFIXES, read_file
+from nvmxfuzz.campaign.store import is_store, open_store
+from nvmxfuzz.cli.files import read_file
 from nvmxfuzz.errors import InputError
-from nvmxfuzz.inputs.case import HARNESSES, Case, Harness
+from nvmxfuzz.inputs.case import CASE_KINDS, Case, CaseKind, EntryCase
 from nvmxfuzz.inputs.codec import decode
 from nvmxfuzz.inputs.load import load_case
+from nvmxfuzz.inputs.raw_json import dump_raw
 from nvmxfuzz.reports.case_text import case_rows, to_json, to_text
 
 
@@ -23,32 +25,50 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="a case decoded, field by field, against its base",
         description="Print a case field by field: what it changes of its base, or with --all "
         "every field.",
+        epilog="--raw is for other programs: it prints a VM entry in the form that they make such "
+        "cases in (docs/raw-format.md), so that they have a whole state to begin with, such as "
+        "that of a seed, which is legal: nvmxfuzz check reads it back. VMCS fields that are not "
+        "printed are 0.",
     )
     command.add_argument(
-        "file", type=Path, metavar="FILE", help="a case (TOML, raw JSON) or a store (.db)"
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="a case (TOML, raw JSON), or the store of a campaign",
     )
     command.add_argument("--finding", metavar="ID", help="of a store, the case of this finding")
     command.add_argument(
         "--binary",
-        choices=HARNESSES,
+        choices=CASE_KINDS,
         metavar="HARNESS",
-        help=f"the file is an input as the engines make it, for {' or '.join(HARNESSES)}",
+        help=f"the file is an input as the engines make it, for {' or '.join(CASE_KINDS)}",
     )
     command.add_argument("--all", action="store_true", help="fields that equal the base as well")
-    command.add_argument("--json", action="store_true", help="one JSON object")
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON object")
+    form.add_argument("--raw", action="store_true", help="a VM entry as raw JSON")
     command.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the case."""
     case = _case(args.file, args.finding, args.binary)
+    if args.raw:
+        print(json.dumps(_raw(case, args.file), indent=2))
+        return 0
     rows = case_rows(case, everything=args.all)
     print(json.dumps(to_json(case, rows)) if args.json else to_text(case, rows))
     return 0
 
 
-def _case(path: Path, finding: str | None, binary: Harness | None) -> Case:
-    if path.suffix in STORE_SUFFIXES:
+def _raw(case: Case, path: Path) -> dict[str, Any]:
+    if not isinstance(case, EntryCase):
+        raise InputError(f"{path} is a capability config: only a VM entry has a raw form")
+    return dump_raw(case)
+
+
+def _case(path: Path, finding: str | None, binary: CaseKind | None) -> Case:
+    if is_store(path):
         if finding is None:
             raise InputError(f"{path} is a store: name one of its findings with --finding")
         with open_store(path, create=False) as store:
@@ -57,6 +77,6 @@ def _case(path: Path, finding: str | None, binary: Harness | None) -> Case:
             raise InputError(f"the input of {stored.identity} ended its worker: it is no case")
         return load_case(stored.text.encode(), stored.identity)
     if finding is not None:
-        raise InputError(f"{path} is no store: --finding goes with a .db file")
+        raise InputError(f"{path} is no store: --finding goes with the store of a campaign")
     data = read_file(path)
     return decode(data, binary) if binary else load_case(data, str(path))

@@ -131,8 +131,8 @@ def loads_pat(slot: MsrSlot) -> bool:
 
 
 def loads_address(slot: MsrSlot) -> bool:
-    """The MSR holds a linear address, on a processor that supports Intel 64 architecture."""
-    return slot.index in known.ADDRESSES and "long-mode" in slot.entry.profile.features
+    """The MSR holds a linear address."""
+    return slot.index in known.ADDRESSES
 
 
 def loads_aligned_address(slot: MsrSlot) -> bool:
@@ -223,9 +223,18 @@ def pat_types(slot: MsrSlot) -> bool:
 
 
 @SECTION.rule("msr-load.address.canonical", view=_VIEW, when=loads_address)
-def address_canonical(slot: MsrSlot) -> bool:
-    """A value for an MSR that holds a linear address is canonical."""
-    return canonical(slot.value, slot.entry.profile.linear_address_bits)
+def address_canonical(slot: MsrSlot) -> Verdict:
+    """A value for an MSR that holds a linear address is canonical.
+
+    Without Intel 64 architecture it is not known what becomes of bits 63:32.
+    """
+    return (
+        canonical(slot.value, slot.entry.profile.linear_address_bits)
+        if "long-mode" in slot.entry.profile.features
+        else True
+        if fits_in_32_bits(slot.value)
+        else UNKNOWN
+    )
 
 
 @SECTION.rule("msr-load.address.aligned", view=_VIEW, when=loads_aligned_address)

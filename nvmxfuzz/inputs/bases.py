@@ -7,7 +7,6 @@ are valid even where no control uses them yet, so that turning a control on brea
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Final
 
@@ -20,6 +19,7 @@ from nvmxfuzz.inputs import base_guests, places
 from nvmxfuzz.inputs.case import ZERO
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.memory import Memory
+from nvmxfuzz.machine.outside import nearest, show
 from nvmxfuzz.machine.processor import Processor
 from nvmxfuzz.machine.profile import Profile
 from nvmxfuzz.machine.vmcs import Vmcs
@@ -131,10 +131,9 @@ def base(name: str, profile: Profile) -> Attempt:
     if name == ZERO:
         return Attempt(profile, Vmcs())
     if name not in GUEST_BASES:
-        near = get_close_matches(name[:64], ALL_BASES, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise InputError(
-            f"no base is named {name[:64]!r}{hint}; the bases are {', '.join(ALL_BASES)}"
+            f"no base is named {show(name)}{nearest(name, ALL_BASES)}; "
+            f"the bases are {', '.join(ALL_BASES)}"
         )
     return Attempt(
         profile=profile,

@@ -9,8 +9,10 @@ from typing import Final, Literal, TypeAlias
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.profile import Profile
 
-Harness = Literal["vm_entry", "capability_config"]
-HARNESSES: Final[tuple[Harness, ...]] = ("vm_entry", "capability_config")
+CaseKind = Literal["vm_entry", "capability_config"]
+"""What a case is a case of; a file says it under the key `harness`."""
+
+CASE_KINDS: Final[tuple[CaseKind, ...]] = ("vm_entry", "capability_config")
 
 ZERO: Final = "zero"
 """The base that supposes nothing: an empty VMCS, no memory, and for a config no MSR at all."""
@@ -32,8 +34,8 @@ class EntryCase:
     note: str = field(default="", compare=False)
 
     @property
-    def harness(self) -> Harness:
-        """The harness that runs the case."""
+    def harness(self) -> CaseKind:
+        """The kind of the case."""
         return "vm_entry"
 
     @property
@@ -46,23 +48,25 @@ class EntryCase:
 class ConfigCase:
     """Capability MSRs as a kernel finds them when its VMX module loads.
 
-    `profile` holds the MSRs, family and model as edited, `base` names the profile they are told
-    against. `kernel` is a version that the KVM witness knows; `error_on_inconsistent` is the
-    module parameter `error_on_inconsistent_vmcs_config`; `has_sgx` says that CPUID reports SGX,
-    `evmcs` that the kernel runs on a Hyper-V that offers enlightened VMCSs.
+    `profile` holds the MSRs, family, model and stepping as edited, `base` names the profile they
+    are told against. `kernel` is a version that the KVM witness knows. `error_on_inconsistent`
+    (`error_on_inconsistent_vmcs_config`) and `enlightened_vmcs` are module parameters. `has_sgx`
+    says that CPUID reports SGX, `evmcs` that the kernel runs on a Hyper-V that offers enlightened
+    VMCSs.
     """
 
     profile: Profile
     base: str = ZERO
     kernel: str = DEFAULT_KERNEL
     error_on_inconsistent: bool = True
+    enlightened_vmcs: bool = True
     has_sgx: bool = False
     evmcs: bool = False
     note: str = field(default="", compare=False)
 
     @property
-    def harness(self) -> Harness:
-        """The harness that runs the case."""
+    def harness(self) -> CaseKind:
+        """The kind of the case."""
         return "capability_config"
 
 

@@ -9,30 +9,35 @@ flags:
 2 BOTH    a byte that counts the records, the records, then the words;
 3 TEXT    the case as TOML: for what has no number, such as a profile of its own.
 
-Bit 7 of the flags repairs the state to a legal one after the words and before the records. Numbers
-beyond what there is wrap around, so that a mutation always means something. The header without a
-body is the base itself, no bytes at all are the first base on the first profile.
+Bit 7 of the flags repairs the state to a legal one after the words and before the records. The
+header without a body is the base itself, no bytes at all are the first base on the first profile.
+
+The version says which slots there are; a later one adds slots behind those of the earlier ones, and
+a number that is no version means 1. Numbers of profiles, bases and choices beyond what there is
+wrap around, so that a mutation always means something. What `encode` writes has neither such a
+number nor bit 7, and keeps its meaning.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import compress
 from typing import Final
 
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.bases import base, base_names
-from nvmxfuzz.inputs.case import Case, ConfigCase, EntryCase, Harness
+from nvmxfuzz.inputs.case import Case, CaseKind, ConfigCase, EntryCase
 from nvmxfuzz.inputs.difference import differences
 from nvmxfuzz.inputs.document import MAX_BYTES
-from nvmxfuzz.inputs.layout import VERSION, Layout, Slot, layout
+from nvmxfuzz.inputs.layout import VERSION, Layout, Slot, known_version, layout
 from nvmxfuzz.inputs.memory_edit import MemoryEdit
 from nvmxfuzz.inputs.order import BASES, PROFILES
 from nvmxfuzz.inputs.profile_name import named_profile
 from nvmxfuzz.inputs.records import Record, pack_record, read_records
 from nvmxfuzz.inputs.text import dump_text, load_text
-from nvmxfuzz.inputs.words import build_attempt, build_config, config_word, entry_word
+from nvmxfuzz.inputs.words import build_attempt, build_config, config_word, entry_word, word_of
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.profile import load_profile, profile_names
 
@@ -50,7 +55,7 @@ _KIND = 3
 class _Start:
     """A base ready to be edited: the case, its layout, and its words in layout order.
 
-    The first `fields` slots are VMCS fields, which fill their words.
+    The first `fields` slots are the VMCS fields of version 1, which fill their words.
     """
 
     case: Case
@@ -60,7 +65,7 @@ class _Start:
     fields: int
 
 
-def decode(data: bytes, harness: Harness) -> Case:
+def decode(data: bytes, harness: CaseKind) -> Case:
     """Return the case that `data` is; what lies beyond `MAX_BYTES` is not looked at."""
     header, body = data[:HEADER_BYTES].ljust(HEADER_BYTES, b"\0"), data[HEADER_BYTES:MAX_BYTES]
     version, flags, profile, number = header
@@ -70,7 +75,7 @@ def decode(data: bytes, harness: Harness) -> Case:
             return found
         flags, body = XOR, b""
     names = _names(harness, profile, number)
-    start = _start(harness, version if 0 < version <= VERSION else 1, *names)
+    start = _start(harness, known_version(version), *names)
     records, words = _split(flags & _KIND, body, start.table)
     if isinstance(start.case, ConfigCase):
         return _decode_config(start, start.case, records, words)
@@ -106,7 +111,7 @@ def _header(case: Case) -> bytes | None:
     return bytes((VERSION, SPARSE, PROFILES.index(profile), number))
 
 
-def _decode_text(body: bytes, harness: Harness) -> Case | None:
+def _decode_text(body: bytes, harness: CaseKind) -> Case | None:
     try:
         case = load_text(body, "").case
     except InputError:
@@ -124,7 +129,7 @@ def _split(kind: int, body: bytes, table: Layout) -> tuple[list[Record], bytes]:
 
 
 @cache
-def _names(harness: Harness, profile: int, number: int) -> tuple[str, str]:
+def _names(harness: CaseKind, profile: int, number: int) -> tuple[str, str]:
     """Return the profile and base that the last two bytes of a header mean."""
     name = PROFILES[profile % len(PROFILES)]
     # A profile that an installation lacks keeps its number all the same.
@@ -138,17 +143,15 @@ def _names(harness: Harness, profile: int, number: int) -> tuple[str, str]:
 
 
 @cache
-def _start(harness: Harness, version: int, profile: str, name: str) -> _Start:
+def _start(harness: CaseKind, version: int, profile: str, name: str) -> _Start:
     table = layout(harness, version)
     processor = load_profile(profile)
     case: Case
     if harness == "vm_entry":
-        attempt = base(name, processor)
-        case = EntryCase(attempt, name)
-        words = tuple(entry_word(attempt, slot) for slot in table.slots)
+        case = EntryCase(base(name, processor), name)
     else:
-        case = config = ConfigCase(processor, name)
-        words = tuple(config_word(config, slot) for slot in table.slots)
+        case = ConfigCase(processor, name)
+    words = tuple(word_of(case, slot) for slot in table.slots)
     areas = [slot.area for slot in table.slots]
     fields = next(at for at, area in enumerate([*areas, "end"]) if area != "vmcs")
     return _Start(case, table, words, tuple(slot.name for slot in table.slots), fields)
@@ -186,7 +189,7 @@ def _by_slot(start: _Start, edits: dict[str, int]) -> dict[Slot, int]:
 
 
 def _fitted(start: _Start, words: tuple[int, ...]) -> dict[Slot, int]:
-    """Return the slots behind the VMCS fields that `words` change, with their new values."""
+    """Return the slots behind the first fields that `words` change, with their new values."""
     first = start.fields
     return {
         slot: slot.fit(old ^ word)
@@ -200,15 +203,26 @@ def _fitted(start: _Start, words: tuple[int, ...]) -> dict[Slot, int]:
 def _edited(attempt: Attempt, records: list[Record]) -> Attempt:
     """Return `attempt` after `records`: those of slots in their order, then those of memory."""
     words: dict[Slot, int] = {}
+    memory = _apply(records, words, partial(entry_word, attempt))
+    return build_attempt(attempt, words, memory)
+
+
+def _apply(
+    records: list[Record], words: dict[Slot, int], read: Callable[[Slot], int]
+) -> list[MemoryEdit]:
+    """Put what records leave in their slots into `words`; return the records of memory.
+
+    `read` tells what a slot holds that is not in `words` yet.
+    """
     memory: list[MemoryEdit] = []
     for record in records:
         if isinstance(record, MemoryEdit):
             memory.append(record)
             continue
         slot, unset, ones, flip = record
-        old = words[slot] if slot in words else entry_word(attempt, slot)
+        old = words[slot] if slot in words else read(slot)
         words[slot] = slot.fit((old & ~unset | ones) ^ flip)
-    return build_attempt(attempt, words, memory)
+    return memory
 
 
 def _decode_config(
@@ -218,12 +232,8 @@ def _decode_config(
     if data:
         # No slot of this layout is a VMCS field.
         words = _fitted(start, _words(start.table, data))
-    for record in records:
-        if isinstance(record, MemoryEdit):
-            raise AssertionError("a layout without memory has no records of memory")
-        slot, unset, ones, flip = record
-        old = words[slot] if slot in words else config_word(case, slot)
-        words[slot] = slot.fit((old & ~unset | ones) ^ flip)
+    # A layout without memory has no records of memory either.
+    _apply(records, words, partial(config_word, case))
     return build_config(case, words)
 
 

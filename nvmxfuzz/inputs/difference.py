@@ -4,17 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from nvmxfuzz.inputs.bases import base
 from nvmxfuzz.inputs.case import Case, ConfigCase, EntryCase
 from nvmxfuzz.inputs.layout import Layout, Slot, layout
 from nvmxfuzz.inputs.memory_edit import MemoryEdit, cells, memory_edits
-from nvmxfuzz.inputs.words import build_attempt, build_config, config_word, entry_word
+from nvmxfuzz.inputs.words import build_attempt, build_config, config_word, entry_word, unedited
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.memory import Memory
-from nvmxfuzz.machine.profile import load_profile, profile_names
+from nvmxfuzz.machine.profile import Profile, load_profile, profile_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +32,12 @@ def origin(case: Case) -> Case:
     """Return the base of `case` as a case: what it is without any edit."""
     if isinstance(case, EntryCase):
         return EntryCase(base(case.base, case.profile), case.base, case.note)
-    bare = replace(case.profile, msrs={}, family=6, model=0)
-    if case.base in profile_names():
-        named = load_profile(case.base)
-        bare = replace(bare, msrs=named.msrs, family=named.family, model=named.model)
-    return ConfigCase(bare, case.base, note=case.note)
+    start = load_profile(case.base) if case.base in profile_names() else Profile.from_mapping({})
+    return ConfigCase(unedited(case.profile, start), case.base, note=case.note)
 
 
 def differences(case: Case) -> tuple[Change, ...]:
-    """Return what leads from the base to `case`: slots in layout order, then other memory."""
+    """Return what leads from the base to `case`: slots area by area, then other memory."""
     start = origin(case)
     if isinstance(case, EntryCase) and isinstance(start, EntryCase):
         return differences_between(start.attempt, case.attempt)

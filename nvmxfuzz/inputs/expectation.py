@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs import values
-from nvmxfuzz.inputs.case import Case, Harness
+from nvmxfuzz.inputs.case import Case, CaseKind
 from nvmxfuzz.machine.outcome import (
     ENTERED,
     FAIL_INVALID,
@@ -19,6 +19,7 @@ from nvmxfuzz.machine.outcome import (
     fail_valid,
     fault,
 )
+from nvmxfuzz.machine.outside import show
 
 ACCEPTED: Final = "accepted"
 REFUSED: Final = "-EIO"
@@ -72,7 +73,7 @@ class Vector:
         return self.case.note
 
 
-def parse_expectation(table: Mapping[str, Any], harness: Harness) -> AnyExpectation:
+def parse_expectation(table: Mapping[str, Any], harness: CaseKind) -> AnyExpectation:
     """Return the expectation that the table `expect` states."""
     if harness == "capability_config":
         return _parse_config(table)
@@ -94,7 +95,7 @@ def parse_outcome(text: str) -> Outcome:
     match = _NUMBERED.fullmatch(text)
     if match is None:
         raise InputError(
-            f"{values.show(text)} is no outcome; they are 'entered', 'fail-invalid', "
+            f"{show(text)} is no outcome; they are 'entered', 'fail-invalid', "
             "'fail-valid N', 'fault N' and 'exit N qualification N'"
         )
     kind, first, reason, qualification = match.groups()
@@ -124,7 +125,7 @@ def _parse_config(table: Mapping[str, Any]) -> ConfigExpectation:
     values.only_keys(table, ("outcome", "warnings", "config"), "expect")
     outcome = values.text(table, "outcome", ACCEPTED)
     if outcome not in (ACCEPTED, REFUSED):
-        raise InputError(f"outcome is {values.show(outcome)}; give {ACCEPTED!r} or {REFUSED!r}")
+        raise InputError(f"outcome is {show(outcome)}; give {ACCEPTED!r} or {REFUSED!r}")
     return ConfigExpectation(
         outcome=outcome,
         warnings=_names(table, "warnings") if "warnings" in table else None,
@@ -138,12 +139,12 @@ def _parse_config(table: Mapping[str, Any]) -> ConfigExpectation:
 def _names(table: Mapping[str, Any], key: str) -> tuple[str, ...]:
     found = table.get(key, [])
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-        raise InputError(f"{key} is {values.show(found)}; give a list of names")
+        raise InputError(f"{key} is {show(found)}; give a list of names")
     return tuple(found)
 
 
 def _outcomes(value: object) -> tuple[Outcome, ...]:
     texts = value if isinstance(value, list) else [value]
     if not all(isinstance(text, str) for text in texts):
-        raise InputError(f"outcome is {values.show(value)}; give texts such as 'entered'")
+        raise InputError(f"outcome is {show(value)}; give texts such as 'entered'")
     return tuple(sorted({parse_outcome(str(text)) for text in texts}))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What a case consists of: the one table behind encoder, decoder, printer, mutator and minimiser.
 
-A slot is one value of a case. Its position is part of the binary format: a new slot goes to the
-end with `since` one version up, and old bytes keep their meaning.
+A slot is one value of a case. Its position is part of the binary format: a new slot of whatever
+area goes to the end of its layout, with `since` and `VERSION` one up. The slots of each version are
+then the first ones of the next, and old bytes keep their meaning.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from typing import Final, Literal
 from nvmxfuzz.arch.fields import FIELD_BY_NAME
 from nvmxfuzz.arch.msr import VMX_CAPABILITY_MSRS
 from nvmxfuzz.inputs import places
-from nvmxfuzz.inputs.case import Harness
+from nvmxfuzz.inputs.case import CaseKind
 from nvmxfuzz.inputs.vmcs_order import VMCS_ORDER
 
 VERSION: Final = 1
-"""Version of the binary format, its first byte."""
+"""Version of the binary format, its first byte: the greatest `since` of any slot."""
 
 KERNELS: Final = ("5.18", "6.1", "6.12")
 
@@ -37,7 +38,8 @@ class Slot:
     """One value of a case, an unsigned integer of `width` bits.
 
     `address` is where a slot of the area "memory" lies, or the index of an MSR. With `choices`
-    the value is the position of a word, and `boolean` marks the words false and true.
+    the value is the position of a word, and `boolean` marks the words false and true. `since` is
+    the version of the format that first has the slot.
     """
 
     name: str
@@ -80,7 +82,7 @@ class Slot:
 class Layout:
     """The slots of one harness in the order of the format, with what is derived from them."""
 
-    harness: Harness
+    harness: CaseKind
     slots: tuple[Slot, ...]
     by_name: Mapping[str, Slot] = field(init=False, repr=False)
     by_area: Mapping[Area, tuple[Slot, ...]] = field(init=False, repr=False)
@@ -102,9 +104,10 @@ class Layout:
         object.__setattr__(self, "words", Struct("<" + formats))
 
 
-def _vmcs_slots() -> tuple[Slot, ...]:
-    fields = (FIELD_BY_NAME[name] for name in VMCS_ORDER)
-    return tuple(Slot(field.name, "vmcs", field.width, field.sdm_name) for field in fields)
+def field_slot(name: str, since: int = 1) -> Slot:
+    """Return the slot of the VMCS field `name`, which version `since` of the format first has."""
+    found = FIELD_BY_NAME[name]
+    return Slot(name, "vmcs", found.width, found.sdm_name, since=since)
 
 
 _PROCESSOR_SLOTS: Final = (
@@ -169,10 +172,11 @@ _MEMORY_SLOTS: Final = (
 )
 
 ENTRY_LAYOUT: Final[tuple[Slot, ...]] = (
-    *_vmcs_slots(),
+    *(field_slot(name) for name in VMCS_ORDER),
     *_PROCESSOR_SLOTS,
     *_ATTEMPT_SLOTS,
     *_MEMORY_SLOTS,
+    # Version 1 ends here. What comes later is added below, of whatever area.
 )
 
 
@@ -195,19 +199,27 @@ def _msr_slots() -> tuple[Slot, ...]:
 CONFIG_LAYOUT: Final[tuple[Slot, ...]] = (
     Slot("family", "case", 9, "processor family, extended family added"),
     Slot("model", "case", 8, "processor model, extended model in bits 7:4"),
+    Slot("stepping", "case", 4, "processor stepping"),
     Slot("kernel", "case", 8, "kernel version", choices=KERNELS),
     Slot("error_on_inconsistent_vmcs_config", "case", 1, "module parameter of kvm_intel"),
+    Slot("enlightened_vmcs", "case", 1, "module parameter of kvm_intel"),
     Slot("has_sgx", "case", 1, "CPUID reports SGX"),
     Slot("evmcs", "case", 1, "the kernel runs on a Hyper-V that offers enlightened VMCSs"),
     *_msr_slots(),
+    # Version 1 ends here, as above.
 )
 
-_LAYOUTS: Final[Mapping[Harness, tuple[Slot, ...]]] = MappingProxyType(
+_LAYOUTS: Final[Mapping[CaseKind, tuple[Slot, ...]]] = MappingProxyType(
     {"vm_entry": ENTRY_LAYOUT, "capability_config": CONFIG_LAYOUT}
 )
 
 
+def known_version(number: int) -> int:
+    """Return the version of the format that a first byte says: 1 where there is no such version."""
+    return number if 0 < number <= VERSION else 1
+
+
 @cache
-def layout(harness: Harness, version: int = VERSION) -> Layout:
+def layout(harness: CaseKind, version: int = VERSION) -> Layout:
     """Return the slots of `harness` as `version` of the format knows them."""
     return Layout(harness, tuple(slot for slot in _LAYOUTS[harness] if slot.since <= version))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.case import Case
 from nvmxfuzz.inputs.expectation import Vector
 from nvmxfuzz.inputs.raw_json import load_raw
@@ -13,8 +14,11 @@ def load_vector(data: bytes, origin: str) -> Vector:
     """Return the case in `data`, raw JSON or TOML, with what it expects.
 
     `origin` names the file in the InputError that anything else leads to. TOML never starts with
-    a brace, an object of JSON always does.
+    a brace, an object of JSON always does. An empty file would be the plain base, and is more
+    likely a mistake.
     """
+    if not data.strip():
+        raise InputError(f"{origin}: the file is empty; a case is a file of TOML or JSON")
     if data.lstrip().startswith((b"{", b"[{")):
         return Vector(load_raw(data, origin))
     return load_text(data, origin)

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from nvmxfuzz.machine.memory import UNBACKED, Memory
+from nvmxfuzz.machine.memory import UNBACKED, Memory, runs
 
 ADDRESS_BITS: Final = 52
 """Physical addresses have no more bits than this on any processor."""
@@ -43,8 +43,8 @@ def memory_edits(before: Memory, after: Memory, skip: Iterable[int] = ()) -> lis
     missing = {at: UNBACKED for at in old if at not in new}
     for at in skip:
         differing.pop(at, None)
-    found = [MemoryEdit(at, data) for at, data in _runs(differing)]
-    found += [MemoryEdit(at, data, backed=False) for at, data in _runs(missing)]
+    found = [MemoryEdit(at, data) for at, data in runs(differing)]
+    found += [MemoryEdit(at, data, backed=False) for at, data in runs(missing)]
     return sorted(found, key=lambda edit: edit.address)
 
 
@@ -75,15 +75,4 @@ def _rebuilt(memory: Memory, edits: Sequence[MemoryEdit]) -> Memory:
         else:
             for at in range(edit.address, edit.address + len(edit.data)):
                 found.pop(at, None)
-    return Memory(tuple(_runs(found)))
-
-
-def _runs(found: Mapping[int, int]) -> list[tuple[int, bytes]]:
-    """Return the bytes as the longest ranges without gaps, ascending."""
-    runs: list[tuple[int, bytearray]] = []
-    for address in sorted(found):
-        if runs and runs[-1][0] + len(runs[-1][1]) == address:
-            runs[-1][1].append(found[address])
-        else:
-            runs.append((address, bytearray([found[address]])))
-    return [(address, bytes(data)) for address, data in runs]
+    return Memory(runs(found))

@@ -62,16 +62,11 @@ _HEX = re.compile(r"(?:0[xX])?[0-9a-fA-F]+(?:[_`][0-9a-fA-F]+)*")
 _ABSENT = ("-", "absent", "n/a", "#GP")
 
 
-def parse_msr_table(data: bytes) -> dict[int, int]:
-    """Return {index: 64-bit value} of the MSRs that `data` says exist, in the order of indices.
+def parse_processor(data: bytes, name: str = "custom") -> Profile:
+    """Return the processor that `data` describes; what it leaves out has the profile's default.
 
     Raises InputError, with the number of the line, for what cannot be understood.
     """
-    return dict(sorted(parse_processor(data).msrs.items()))
-
-
-def parse_processor(data: bytes, name: str = "custom") -> Profile:
-    """Return the processor that `data` describes; what it leaves out has the profile's default."""
     text = _text(data)
     if text.lstrip().startswith("{"):
         return _from_json(text, name)

@@ -14,7 +14,7 @@ from random import Random
 from typing import Final, TypeAlias
 
 from nvmxfuzz.inputs.bases import base_names
-from nvmxfuzz.inputs.case import Harness
+from nvmxfuzz.inputs.case import CaseKind
 from nvmxfuzz.inputs.codec import REPAIR
 from nvmxfuzz.inputs.interesting import interesting
 from nvmxfuzz.inputs.layout import Slot
@@ -38,7 +38,7 @@ _LONGEST: Final = 0xFF
 """The most bytes that a record writes."""
 
 
-def mutator(harness: Harness, own: Own) -> Mutator:
+def mutator(harness: CaseKind, own: Own) -> Mutator:
     """Return the custom mutator of `harness`: three of ten inputs are given to `own`."""
 
     def mutate(data: bytes, max_size: int, seed: int) -> bytes:
@@ -50,17 +50,7 @@ def mutator(harness: Harness, own: Own) -> Mutator:
     return mutate
 
 
-def mutate_entry(data: bytes, max_size: int, seed: int) -> bytes:
-    """Return a mutation by meaning of an input of the VM-entry harness."""
-    return _mutated(data, max_size, Random(seed), "vm_entry")
-
-
-def mutate_config(data: bytes, max_size: int, seed: int) -> bytes:
-    """Return a mutation by meaning of an input of the capability-config harness."""
-    return _mutated(data, max_size, Random(seed), "capability_config")
-
-
-def cross_over(harness: Harness) -> CrossOver:
+def cross_over(harness: CaseKind) -> CrossOver:
     """Return the custom crossover of `harness`: edits of both inputs on the base of one."""
 
     def cross(data: bytes, other: bytes, max_size: int, seed: int) -> bytes:
@@ -78,18 +68,8 @@ def cross_over(harness: Harness) -> CrossOver:
     return cross
 
 
-def cross_over_entry(data: bytes, other: bytes, max_size: int, seed: int) -> bytes:
-    """Return a crossover of two inputs of the VM-entry harness."""
-    return cross_over("vm_entry")(data, other, max_size, seed)
-
-
-def cross_over_config(data: bytes, other: bytes, max_size: int, seed: int) -> bytes:
-    """Return a crossover of two inputs of the capability-config harness."""
-    return cross_over("capability_config")(data, other, max_size, seed)
-
-
-def _mutated(data: bytes, max_size: int, rng: Random, harness: Harness) -> bytes:
-    parts = take_apart(b"" if is_text(data) else data, harness)
+def _mutated(data: bytes, max_size: int, rng: Random, harness: CaseKind) -> bytes:
+    parts = take_apart(data, harness)
     for _ in range(_steps(rng)):
         rng.choice(_STEPS)(parts, rng)
     return put_together(parts, max_size)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from nvmxfuzz.inputs.case import EntryCase, Harness
+from nvmxfuzz.inputs.case import CaseKind
 from nvmxfuzz.inputs.codec import BOTH, HEADER_BYTES, REPAIR, SPARSE, TEXT, XOR, decode
 from nvmxfuzz.inputs.difference import Edit
-from nvmxfuzz.inputs.layout import VERSION, Layout, layout
+from nvmxfuzz.inputs.layout import VERSION, Layout, known_version, layout
 from nvmxfuzz.inputs.memory_edit import MemoryEdit
 from nvmxfuzz.inputs.records import CHANGE, MASKED, Record, pack_record, read_records
-from nvmxfuzz.inputs.words import config_word, entry_word
+from nvmxfuzz.inputs.words import word_of
 from nvmxfuzz.machine.profile import Profile
 
 MOST_RECORDS: Final = 255
@@ -30,7 +30,7 @@ class Parts:
     records: list[Record]
     words: bytearray
     table: Layout
-    harness: Harness
+    harness: CaseKind
 
     def base(self) -> tuple[Profile, tuple[int, ...]]:
         """Return the profile of the header, and what its base has in each slot."""
@@ -38,12 +38,9 @@ class Parts:
 
 
 @lru_cache(maxsize=512)
-def _base(profile: int, number: int, harness: Harness) -> tuple[Profile, tuple[int, ...]]:
+def _base(profile: int, number: int, harness: CaseKind) -> tuple[Profile, tuple[int, ...]]:
     case = decode(bytes((VERSION, XOR, profile, number)), harness)
-    slots = layout(harness).slots
-    if isinstance(case, EntryCase):
-        return case.profile, tuple(entry_word(case.attempt, slot) for slot in slots)
-    return case.profile, tuple(config_word(case, slot) for slot in slots)
+    return case.profile, tuple(word_of(case, slot) for slot in layout(harness).slots)
 
 
 def is_text(data: bytes) -> bool:
@@ -51,10 +48,13 @@ def is_text(data: bytes) -> bool:
     return len(data) > 1 and data[1] & _KIND == TEXT
 
 
-def take_apart(data: bytes, harness: Harness) -> Parts:
-    """Return header, records and words of an input of the other kinds."""
-    table = layout(harness)
+def take_apart(data: bytes, harness: CaseKind) -> Parts:
+    """Return header, records and words of an input of the other kinds.
+
+    Those of an older version become parts of the newest one, in which they mean the same.
+    """
     header = bytearray(data[:HEADER_BYTES].ljust(HEADER_BYTES, b"\0"))
+    table = layout(harness, known_version(header[0]))
     body = data[HEADER_BYTES:]
     kind = header[1] & _KIND
     records: list[Record] = []
@@ -64,7 +64,8 @@ def take_apart(data: bytes, harness: Harness) -> Parts:
     elif kind == BOTH and body:
         records, body = read_records(body[1:], body[0], table)
     header[0] = VERSION
-    return Parts(header, records, bytearray(body), table, harness)
+    words = bytearray(body[: table.words.size])
+    return Parts(header, records, words, layout(harness), harness)
 
 
 def put_together(parts: Parts, max_size: int) -> bytes:

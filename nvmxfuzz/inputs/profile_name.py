@@ -3,18 +3,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from nvmxfuzz.errors import InputError
-from nvmxfuzz.inputs import values
 from nvmxfuzz.inputs.case import Case, EntryCase
+from nvmxfuzz.inputs.words import unedited
+from nvmxfuzz.machine.outside import show
 from nvmxfuzz.machine.profile import Profile, load_profile, profile_names
 
 
 def named_profile(case: Case) -> str | None:
     """Return the name of the profile that `case` is told against, None if it has to be described.
 
-    Of a config case, the MSRs, family and model are told as a difference; the rest must agree.
+    Of a config case, MSRs, family, model and stepping are told as a difference; the rest must
+    agree.
     """
     if isinstance(case, EntryCase):
         name = case.profile.name
@@ -22,8 +22,7 @@ def named_profile(case: Case) -> str | None:
     if case.base not in profile_names():
         return None
     named = load_profile(case.base)
-    unedited = replace(case.profile, msrs=named.msrs, family=named.family, model=named.model)
-    return case.base if unedited == named else None
+    return case.base if unedited(case.profile, named) == named else None
 
 
 def read_profile(value: object) -> Profile:
@@ -32,4 +31,4 @@ def read_profile(value: object) -> Profile:
         return load_profile(value)
     if isinstance(value, dict):
         return Profile.from_mapping(value)
-    raise InputError(f"profile is {values.show(value)}; give a name or a table")
+    raise InputError(f"profile is {show(value)}; give a name or a table")

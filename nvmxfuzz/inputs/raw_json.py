@@ -20,6 +20,7 @@ from nvmxfuzz.inputs.profile_name import named_profile, read_profile
 from nvmxfuzz.inputs.words import build_attempt, entry_word
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.memory import Memory
+from nvmxfuzz.machine.outside import nearest, show
 from nvmxfuzz.machine.profile import DEFAULT_PROFILE
 from nvmxfuzz.machine.vmcs import Vmcs
 
@@ -141,14 +142,14 @@ def _field(key: str) -> tuple[str, bool]:
     """Return the name of the field that a key means, and whether its upper half alone."""
     if not key[:1].isdigit():
         if key.lower() not in FIELD_BY_NAME:
-            near = values.nearest(key.lower(), FIELD_BY_NAME)
-            raise InputError(f"{values.show(key)} is no VMCS field{near}")
+            near = nearest(key.lower(), FIELD_BY_NAME)
+            raise InputError(f"{show(key)} is no VMCS field{near}")
         return key.lower(), False
     encoding = values.number(key, "the encoding of a VMCS field")
     field = FIELD_BY_ENCODING.get(full_encoding(encoding))
     high = is_high(encoding)
     if field is None or (high and not field.has_high):
-        raise InputError(f"no VMCS field has the encoding {values.show(encoding)}")
+        raise InputError(f"no VMCS field has the encoding {show(encoding)}")
     return field.name, high
 
 

@@ -15,13 +15,13 @@ from typing import Final
 from hypothesis import strategies as st
 
 from nvmxfuzz.inputs.bases import base, base_names
-from nvmxfuzz.inputs.case import Case, ConfigCase, EntryCase, Harness
+from nvmxfuzz.inputs.case import Case, CaseKind, ConfigCase, EntryCase
 from nvmxfuzz.inputs.difference import Edit, apply, apply_to
 from nvmxfuzz.inputs.interesting import interesting
 from nvmxfuzz.inputs.layout import Slot, layout
 from nvmxfuzz.inputs.order import PROFILES
 from nvmxfuzz.inputs.repair import repair
-from nvmxfuzz.inputs.words import config_word, entry_word
+from nvmxfuzz.inputs.words import word_of
 from nvmxfuzz.machine.profile import load_profile
 
 MOST_EDITS: Final = 4
@@ -46,13 +46,6 @@ def entry_cases(profiles: Sequence[str] = PROFILES) -> st.SearchStrategy[EntryCa
     that they are edits of a legal state far from the base.
     """
     return _entry_cases(tuple(profiles))
-
-
-def legal_entry_cases(profiles: Sequence[str] = PROFILES) -> st.SearchStrategy[EntryCase]:
-    """Return cases of the VM-entry harness whose state was repaired last, after all edits."""
-    return entry_cases(profiles).map(
-        lambda case: EntryCase(repair(case.attempt), case.base, case.note)
-    )
 
 
 def config_cases(profiles: Sequence[str] = PROFILES) -> st.SearchStrategy[ConfigCase]:
@@ -108,12 +101,12 @@ def _origins(profiles: tuple[str, ...]) -> st.SearchStrategy[tuple[str, str]]:
 
 
 @cache
-def _slots(harness: Harness) -> tuple[Slot, ...]:
+def _slots(harness: CaseKind) -> tuple[Slot, ...]:
     return layout(harness).slots
 
 
 @cache
-def _codes(harness: Harness) -> st.SearchStrategy[list[int]]:
+def _codes(harness: CaseKind) -> st.SearchStrategy[list[int]]:
     """Return lists of edits, each one number: a single draw is what makes drawing fast."""
     greatest = (len(_slots(harness)) * _KINDS << 64) - 1
     return st.lists(st.integers(0, greatest), max_size=MOST_EDITS)
@@ -128,7 +121,7 @@ def _drawn_edits(draw: st.DrawFn, case: Case) -> list[Edit]:
         number, kind = divmod(rest, _KINDS)
         slot = slots[position]
         if kind == _FLIP_BIT:
-            old = values[slot] if slot in values else _word(case, slot)
+            old = values[slot] if slot in values else word_of(case, slot)
             values[slot] = slot.fit(old ^ 1 << number % slot.width)
         elif kind == _AT_EDGE:
             edges = interesting(slot, case.profile)
@@ -136,9 +129,3 @@ def _drawn_edits(draw: st.DrawFn, case: Case) -> list[Edit]:
         else:
             values[slot] = slot.fit(number)
     return [Edit(slot.name, value) for slot, value in values.items()]
-
-
-def _word(case: Case, slot: Slot) -> int:
-    if isinstance(case, EntryCase):
-        return entry_word(case.attempt, slot)
-    return config_word(case, slot)

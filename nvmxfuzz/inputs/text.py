@@ -10,7 +10,7 @@ from typing import Any, Final
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs import toml_writer, values
 from nvmxfuzz.inputs.bases import base, default_base
-from nvmxfuzz.inputs.case import HARNESSES, ZERO, Case, ConfigCase, EntryCase, Harness
+from nvmxfuzz.inputs.case import CASE_KINDS, ZERO, Case, CaseKind, ConfigCase, EntryCase
 from nvmxfuzz.inputs.difference import Change, Edit, apply, differences
 from nvmxfuzz.inputs.document import parse_toml
 from nvmxfuzz.inputs.expectation import (
@@ -22,14 +22,16 @@ from nvmxfuzz.inputs.expectation import (
 from nvmxfuzz.inputs.layout import Layout, Slot, layout, present
 from nvmxfuzz.inputs.memory_edit import MemoryEdit
 from nvmxfuzz.inputs.profile_name import named_profile, read_profile
+from nvmxfuzz.inputs.words import PROFILE_ATTRIBUTES
 from nvmxfuzz.machine.memory import UNBACKED
+from nvmxfuzz.machine.outside import nearest, show
 from nvmxfuzz.machine.profile import DEFAULT_PROFILE, load_profile
 
 FORMAT: Final = 1
 """Version of the TOML form; a file that does not say its format has this one."""
 
 _HEADER = ("format", "note", "harness", "profile", "base")
-_TABLES: Final[Mapping[Harness, tuple[str, ...]]] = {
+_TABLES: Final[Mapping[CaseKind, tuple[str, ...]]] = {
     "vm_entry": ("vmcs", "processor", "memory"),
     "capability_config": ("msrs",),
 }
@@ -105,19 +107,20 @@ def _profile_parts(case: Case) -> tuple[str | None, dict[str, Any]]:
 
 def _told_by_profile(change: Change) -> bool:
     """Tell whether a change of a config is in the table of its profile already."""
-    names = ("family", "model")
-    return isinstance(change, Edit) and (change.slot in names or change.slot.startswith("ia32_"))
+    return isinstance(change, Edit) and (
+        change.slot in PROFILE_ATTRIBUTES or change.slot.startswith("ia32_")
+    )
 
 
-def _harness(document: Mapping[str, Any]) -> Harness:
-    found = document.get("harness", HARNESSES[0])
-    for harness in HARNESSES:
+def _harness(document: Mapping[str, Any]) -> CaseKind:
+    found = document.get("harness", CASE_KINDS[0])
+    for harness in CASE_KINDS:
         if found == harness:
             return harness
-    raise InputError(f"harness is {values.show(found)}; give one of {', '.join(HARNESSES)}")
+    raise InputError(f"harness is {show(found)}; give one of {', '.join(CASE_KINDS)}")
 
 
-def _start(document: Mapping[str, Any], harness: Harness) -> Case:
+def _start(document: Mapping[str, Any], harness: CaseKind) -> Case:
     """Return the case without its edits."""
     profile = read_profile(document.get("profile", DEFAULT_PROFILE))
     if harness == "vm_entry":
@@ -142,9 +145,7 @@ def _read_slots(area: str, table: Mapping[str, Any], known: Layout) -> list[Chan
     changes: list[Change] = []
     for name, value in table.items():
         if name not in slots:
-            raise InputError(
-                f"{area} has no field {values.show(name)}{values.nearest(name, slots)}"
-            )
+            raise InputError(f"{area} has no field {show(name)}{nearest(name, slots)}")
         changes.append(Edit(name, values.slot_value(slots[name], value)))
     return changes
 
@@ -187,8 +188,8 @@ def _read_msrs(table: Mapping[str, Any], known: Layout) -> list[Change]:
         index = values.number(key, "an MSR") if key[:1].isdigit() else None
         slot = slots.get(key.lower()) if index is None else by_index.get(index)
         if slot is None:
-            near = values.nearest(key.lower(), slots)
-            raise InputError(f"{values.show(key)} is no VMX capability MSR{near}")
+            near = nearest(key.lower(), slots)
+            raise InputError(f"{show(key)} is no VMX capability MSR{near}")
         if slot.name in changes:
             raise InputError(f"{slot.name} is given twice; give it once")
         changes[slot.name] = _read_msr(slot, value)

@@ -4,30 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.layout import Slot
 from nvmxfuzz.inputs.memory_edit import ADDRESS_BITS
+from nvmxfuzz.machine.outside import nearest, show, whole_number
 
-_MAX_DIGITS = 80
 MAX_NOTE = 4096
-
-
-def show(value: object) -> str:
-    """Return `value` for a sentence, bounded."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        # Python refuses to write very long numbers in decimal, and no one would read them.
-        return hex(value) if value.bit_length() <= 128 else f"a number of {value.bit_length()} bits"
-    shown = repr(value[:60]) if isinstance(value, str) else type(value).__name__
-    return str(value).lower() if isinstance(value, bool) else shown
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """Return ' (did you mean ...?)' with the word most like `word`, or nothing."""
-    found = get_close_matches(word[:64], list(words), n=1, cutoff=0.6)
-    return f" (did you mean {found[0]!r}?)" if found else ""
 
 
 def only_keys(table: Mapping[str, Any], allowed: Iterable[str], what: str) -> None:
@@ -45,7 +29,7 @@ def table(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     """Return the table `key`, empty where there is none."""
     found = document.get(key, {})
     if not isinstance(found, dict):
-        raise InputError(f"{key} is {show(found)}; give a table")
+        raise InputError(f"{key} is {show(found)}; give a table (in JSON an object)")
     return found
 
 
@@ -72,14 +56,10 @@ def format_number(document: Mapping[str, Any], newest: int) -> None:
 
 def number(value: object, what: str) -> int:
     """Return an integer, given as one or as a text such as "0x8000" or "12"."""
-    if isinstance(value, str) and len(value) <= _MAX_DIGITS:
-        try:
-            return int(value, 0)
-        except ValueError:
-            pass
-    elif isinstance(value, int) and not isinstance(value, bool):
-        return value
-    raise InputError(f"{what} is {show(value)}; give a number such as 0x8000")
+    found = whole_number(value)
+    if found is None:
+        raise InputError(f"{what} is {show(value)}; give a number such as 0x8000")
+    return found
 
 
 def fitting(value: int, width: int, what: str) -> int:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The VMCS fields in the order in which the binary encoding lists them.
+"""The VMCS fields that version 1 of the binary format begins with, in its order.
 
-The position of a name is part of the format: new names go to the end, none ever moves. Control
-words come first, what the processor writes itself comes last.
+The list is closed, because other slots follow it: a field that the vocabulary gains later is a slot
+at the end of `inputs.layout.ENTRY_LAYOUT`. Control words come first, what the processor writes
+itself comes last.
 """
 
 from typing import Final

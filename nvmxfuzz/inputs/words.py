@@ -7,13 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from nvmxfuzz.inputs.case import ConfigCase
+from nvmxfuzz.inputs.case import Case, ConfigCase, EntryCase
 from nvmxfuzz.inputs.layout import Slot
 from nvmxfuzz.inputs.memory_edit import MemoryEdit, edited
 from nvmxfuzz.machine.attempt import Attempt
+from nvmxfuzz.machine.profile import Profile
 
 _CONFIG_ATTRIBUTES = {"error_on_inconsistent_vmcs_config": "error_on_inconsistent"}
-_PROFILE_ATTRIBUTES = frozenset({"family", "model"})
+PROFILE_ATTRIBUTES = ("family", "model", "stepping")
+"""What a config case may edit of its profile beside the MSRs."""
+
+
+def word_of(case: Case, slot: Slot) -> int:
+    """Return what `case` holds in `slot`, one of its layout."""
+    if isinstance(case, EntryCase):
+        return entry_word(case.attempt, slot)
+    return config_word(case, slot)
 
 
 def entry_word(attempt: Attempt, slot: Slot) -> int:
@@ -34,7 +43,7 @@ def config_word(case: ConfigCase, slot: Slot) -> int:
     if slot.area == "msr":
         value = case.profile.msrs.get(slot.address)
         return (value or 0) if slot.width == 64 else int(value is not None)
-    if slot.name in _PROFILE_ATTRIBUTES:
+    if slot.name in PROFILE_ATTRIBUTES:
         return int(getattr(case.profile, slot.name))
     value = getattr(case, _CONFIG_ATTRIBUTES.get(slot.name, slot.name))
     return slot.choices.index(value) if slot.choices else int(value)
@@ -82,7 +91,7 @@ def build_config(case: ConfigCase, words: Mapping[Slot, int]) -> ConfigCase:
         elif slot.area == "msr":
             exists[slot.address] = value
             msrs.setdefault(slot.address, 0)
-        elif slot.name in _PROFILE_ATTRIBUTES:
+        elif slot.name in PROFILE_ATTRIBUTES:
             facts[slot.name] = value
         else:
             name = _CONFIG_ATTRIBUTES.get(slot.name, slot.name)
@@ -91,6 +100,12 @@ def build_config(case: ConfigCase, words: Mapping[Slot, int]) -> ConfigCase:
         facts["msrs"] = {at: msrs[at] for at in sorted(msrs) if exists.get(at, True)}
     profile = replace(case.profile, **facts) if facts else case.profile
     return replace(case, profile=profile, **attributes)
+
+
+def unedited(profile: Profile, origin: Profile) -> Profile:
+    """Return `profile` with all that a config case may edit as `origin` has it."""
+    facts: dict[str, Any] = {name: getattr(origin, name) for name in PROFILE_ATTRIBUTES}
+    return replace(profile, msrs=origin.msrs, **facts)
 
 
 def _natural(slot: Slot, value: int) -> int | str:

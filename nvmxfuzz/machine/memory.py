@@ -10,6 +10,17 @@ UNBACKED = 0xFF
 """What an address reads as that nothing stands behind, as on a bus without a responder."""
 
 
+def runs(cells: Mapping[int, int]) -> tuple[tuple[int, bytes], ...]:
+    """Return bytes by address as the longest ranges without gaps, ascending."""
+    found: list[tuple[int, bytearray]] = []
+    for address in sorted(cells):
+        if found and found[-1][0] + len(found[-1][1]) == address:
+            found[-1][1].append(cells[address])
+        else:
+            found.append((address, bytearray([cells[address]])))
+    return tuple((address, bytes(data)) for address, data in found)
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
     """Regions of bytes by physical address, ascending, disjoint; the rest reads as all ones."""
@@ -22,13 +33,7 @@ class Memory:
         cells: dict[int, int] = {}
         for address, data in contents.items():
             cells.update(enumerate(data, address))
-        regions: list[tuple[int, bytearray]] = []
-        for address in sorted(cells):
-            if regions and regions[-1][0] + len(regions[-1][1]) == address:
-                regions[-1][1].append(cells[address])
-            else:
-                regions.append((address, bytearray([cells[address]])))
-        return cls(tuple((address, bytes(data)) for address, data in regions))
+        return cls(runs(cells))
 
     def read(self, address: int, size: int) -> bytes:
         """Return `size` bytes from `address`."""

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.machine import profile_check as check
 from nvmxfuzz.machine.capabilities import Capabilities, derive_capabilities
+from nvmxfuzz.machine.outside import nearest, show
 
 DEFAULT_PROFILE = "skylake-x"
 
@@ -101,7 +102,7 @@ def load_profile(name: str) -> Profile:
     names = profile_names()
     if name not in names:
         raise InputError(
-            f"no profile is named {name!r}{check.nearest(name, names)}; "
+            f"no profile is named {show(name)}{nearest(name, names)}; "
             f"the profiles are {', '.join(names)}"
         )
     file = resources.files(__package__).joinpath(_FOLDER, name + _SUFFIX)

@@ -6,8 +6,7 @@ Values of MSRs may be any 64 bits: inconsistent tables are what a fuzzer looks f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Mapping
 
 from nvmxfuzz.arch import msr
 from nvmxfuzz.arch.controls import VmEntry, VmExit
@@ -16,6 +15,7 @@ from nvmxfuzz.arch.registers import Cr4
 from nvmxfuzz.arch.vmx_msr import VmxBasic, VmxMisc
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.machine.capabilities import derive_capabilities
+from nvmxfuzz.machine.outside import nearest, show, whole_number
 
 MASKS = (
     "debugctl_mask",
@@ -42,18 +42,12 @@ _INDICES = range(msr.MSR_IA32_VMX_BASIC, msr.MSR_IA32_VMX_EXIT_CTLS2 + 1)
 _MAX_TEXT = 4096
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
-    """Return ' (did you mean ...?)' with the word of `words` that is most like `word`, or ''."""
-    found = get_close_matches(word[:64], list(words), n=1, cutoff=0.5)
-    return f" (did you mean {found[0]!r}?)" if found else ""
-
-
 def keys(data: Mapping[str, object]) -> None:
     """Refuse a key that no profile has."""
     for key in data:
         if key not in KEYS:
             raise InputError(
-                f"a profile has no key {_show(key)}{nearest(str(key), KEYS)}; "
+                f"a profile has no key {show(key)}{nearest(str(key), KEYS)}; "
                 f"its keys are {', '.join(KEYS)}"
             )
 
@@ -63,7 +57,7 @@ def text(data: Mapping[str, object], key: str, default: str) -> str:
     value = data.get(key, default)
     if not isinstance(value, str) or len(value) > _MAX_TEXT:
         raise InputError(
-            f"{key} of a profile is {_show(value)}; give a text of at most {_MAX_TEXT} characters"
+            f"{key} of a profile is {show(value)}; give a text of at most {_MAX_TEXT} characters"
         )
     return value
 
@@ -72,10 +66,10 @@ def integer(data: Mapping[str, object], key: str, allowed: range, default: int) 
     """Return a number within `allowed`."""
     if key not in data:
         return default
-    value = _number(data[key])
+    value = whole_number(data[key])
     if value is None or value not in allowed:
         raise InputError(
-            f"{key} of a profile is {_show(data[key])}; "
+            f"{key} of a profile is {show(data[key])}; "
             f"give a whole number from {allowed[0]} to {allowed[-1]}"
         )
     return value
@@ -93,22 +87,21 @@ def mask(data: Mapping[str, object], key: str) -> int | None:
     """Return the writable bits of an MSR, or None where the profile does not give them."""
     if data.get(key) is None:
         return None
-    value = _number(data[key])
+    value = whole_number(data[key])
     if value is None or value not in _U64:
-        raise InputError(f"{key} of a profile is {_show(data[key])}; give a mask of 64 bits")
+        raise InputError(f"{key} of a profile is {show(data[key])}; give a mask of 64 bits")
     return value
 
 
 def features(names: object) -> frozenset[str]:
     """Return the features, each of which the vocabulary must know."""
     if not isinstance(names, list | tuple | set | frozenset):
-        raise InputError(f"features of a profile is {_show(names)}; give a list of names")
+        raise InputError(f"features of a profile is {show(names)}; give a list of names")
     for name in names:
         if not isinstance(name, str) or name not in FEATURE_BY_NAME:
             raise InputError(
-                f"a profile has the unknown feature {_show(name)}"
-                f"{nearest(str(name), FEATURE_BY_NAME)}; the features are "
-                f"{', '.join(FEATURE_BY_NAME)}"
+                f"{show(name)} is no feature{nearest(str(name), FEATURE_BY_NAME)}; "
+                f"the features of a profile are {', '.join(FEATURE_BY_NAME)}"
             )
     return frozenset(names)
 
@@ -117,15 +110,15 @@ def msrs(table: object) -> dict[int, int]:
     """Return the capability MSRs by index, in the order of the indices."""
     if not isinstance(table, Mapping):
         raise InputError(
-            f"msrs of a profile is {_show(table)}; "
+            f"msrs of a profile is {show(table)}; "
             'give a table of indices and values, such as "0x480" = 0x1'
         )
     found: dict[int, int] = {}
     for key, entry in table.items():
         index = _index(key)
-        value = _number(entry)
+        value = whole_number(entry)
         if value is None or value not in _U64:
-            raise InputError(f"MSR {index:#x} is {_show(entry)}; give a value of 64 bits")
+            raise InputError(f"MSR {index:#x} is {show(entry)}; give a value of 64 bits")
         if index in found:
             raise InputError(f"MSR {index:#x} is given twice; give it once")
         found[index] = value
@@ -166,32 +159,10 @@ def implied(table: Mapping[int, int]) -> frozenset[str]:
 
 
 def _index(key: object) -> int:
-    index = _number(key)
+    index = whole_number(key)
     if index is None or index not in _INDICES:
         raise InputError(
-            f"{_show(key)} is no VMX capability MSR; "
+            f"{show(key)} is no VMX capability MSR; "
             f"their indices are {_INDICES[0]:#x} to {_INDICES[-1]:#x}"
         )
     return index
-
-
-def _number(value: object) -> int | None:
-    """Return an int, or what a text such as "0x480" or "1152" says, or None."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int):
-        return value
-    if not isinstance(value, str) or len(value) > 80:
-        return None
-    try:
-        return int(value, 0)
-    except ValueError:
-        return None
-
-
-def _show(value: object) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        # Python refuses to write very long numbers in decimal, and no one would read them.
-        return hex(value) if value.bit_length() <= 128 else f"a number of {value.bit_length()} bits"
-    shown = repr(value) if isinstance(value, str | bool | float | None) else type(value).__name__
-    return shown if len(shown) <= 60 else shown[:57] + "..."

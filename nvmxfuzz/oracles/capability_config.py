@@ -69,7 +69,7 @@ def loading_of(case: ConfigCase) -> Loading:
     return Loading(
         HostCpu.of(case.profile, case.has_sgx, case.evmcs),
         find_kernel(case.kernel),
-        ModuleParams(error_on_inconsistent_vmcs_config=case.error_on_inconsistent),
+        ModuleParams(case.error_on_inconsistent, case.enlightened_vmcs),
     )
 
 

@@ -10,10 +10,10 @@ from nvmxfuzz.arch.bits import named_bits
 from nvmxfuzz.arch.controls import Pin, Primary, Secondary, Tertiary, VmEntry, VmExit, VmExit2
 from nvmxfuzz.arch.fields import FIELD_BY_NAME
 from nvmxfuzz.arch.registers import Cr0, Cr4, DebugCtl, Efer, Rflags
-from nvmxfuzz.inputs.case import Case, EntryCase
+from nvmxfuzz.inputs.case import Case
 from nvmxfuzz.inputs.difference import Edit, differences, origin
 from nvmxfuzz.inputs.layout import Slot, layout
-from nvmxfuzz.inputs.words import config_word, entry_word
+from nvmxfuzz.inputs.words import word_of
 
 _BITS: dict[str, type] = {
     "pin_based_vm_exec_control": Pin,
@@ -55,7 +55,7 @@ def case_rows(case: Case, *, everything: bool) -> list[Row]:
     start = origin(case)
     rows = []
     for slot in layout(case.harness).slots:
-        value, before = _word(case, slot), _word(start, slot)
+        value, before = word_of(case, slot), word_of(start, slot)
         if everything or value != before:
             meaning = _meaning(slot) + _changed_bits(slot, before, value)
             rows.append(Row(slot.area, slot.name, slot.show(value), slot.show(before), meaning))
@@ -102,12 +102,6 @@ def to_text(case: Case, rows: Sequence[Row]) -> str:
         for row in rows
     ]
     return "\n".join(lines)
-
-
-def _word(case: Case, slot: Slot) -> int:
-    if isinstance(case, EntryCase):
-        return entry_word(case.attempt, slot)
-    return config_word(case, slot)
 
 
 def _meaning(slot: Slot) -> str:

@@ -6,9 +6,10 @@ Where the output is no terminal, a plain line every few seconds takes the place 
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from time import monotonic
-from typing import Protocol
 
 from rich.console import Console as Terminal
 from rich.live import Live
@@ -29,7 +30,8 @@ class Summary:
     """A campaign in numbers, and where what it found is.
 
     `points` is how many rules there are, called `noun`; `new` are those of the findings that the
-    store did not have before.
+    store did not have before. `replay` is the command that runs the findings in the store again,
+    in words that can be typed where the campaign was started.
     """
 
     harness: str
@@ -45,6 +47,7 @@ class Summary:
     findings: tuple[str, ...]
     new: int
     store: str
+    replay: tuple[str, ...]
 
     @property
     def rate(self) -> int:
@@ -81,31 +84,24 @@ class Summary:
         ]
         if self.deaths:
             lines.append(f"  deaths        a worker was restarted {self.deaths} times")
-        lines += [
-            f"  stored in     {self.store}",
-            f"  replay with   nvmxfuzz replay {self.store}",
-        ]
-        lines += [f"                  --finding {each}" for each in self.findings[:_LISTED]]
+        return "\n".join([*lines, f"  stored in     {self.store}", *self._replay_lines()])
+
+    def _replay_lines(self) -> Iterator[str]:
+        """Yield a complete command for each finding, to be copied."""
+        one = shlex.join([*self.replay, "--finding"])
+        if not self.findings:
+            yield f"  replay        a finding would be run again by: {one} ID"
+            return
+        yield "  replay        each finding is run again by its command:"
+        for identity in self.findings[:_LISTED]:
+            yield f"    {one} {identity}"
         if len(self.findings) > _LISTED:
-            lines.append(f"                  and {len(self.findings) - _LISTED} more")
-        return "\n".join(lines)
+            yield f"  and {len(self.findings) - _LISTED} more, all of them by:"
+            yield f"    {shlex.join(self.replay)}"
 
 
 _LISTED = 10
 _ENDINGS = {"time": "done", "runs": "done", "interrupted": "interrupted"}
-
-
-class Listener(Protocol):
-    """What shows a campaign."""
-
-    def take(self, event: Event, tally: Tally) -> None:
-        """Show where the campaign is."""
-
-    def finding(self, finding: Finding, *, is_new: bool, note: str) -> None:
-        """Show a finding that has been through triage."""
-
-    def close(self) -> None:
-        """Stop showing anything that moves."""
 
 
 class Console:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,7 +23,8 @@ from nvmxfuzz.inputs.load import load_case
 HERE = Path(__file__).parent
 FORGETFUL = str(HERE / "harnesses" / "forgetful.py")
 SOUND = str(HERE / "harnesses" / "sound.py")
-COMMAND = [sys.executable, "-c", "import sys; from nvmxfuzz.cli import main; sys.exit(main())"]
+COMMAND = "import sys; from nvmxfuzz.cli import main; sys.exit(main())"
+SAYS_WHEN = COMMAND.replace("sys.exit", "print('up', flush=True); sys.exit")
 PLANTED = "entry.dry-run"
 
 
@@ -31,19 +33,25 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store.db"
 
 
-def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+def start(
+    *arguments: str,
+    cwd: Path | None = None,
+    code: str = COMMAND,
+    environment: Mapping[str, str] = os.environ,
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*COMMAND, "fuzz", *arguments],
+        [sys.executable, "-c", code, "fuzz", *arguments],
+        cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | environment,
+        env=environment,
     )
 
 
 def fuzz(*arguments: str, **environment: str) -> tuple[int, str, str]:
     """Run a campaign; return status, stdout and stderr."""
-    process = start(*arguments, **environment)
+    process = start(*arguments, environment=os.environ | environment)
     out, err = process.communicate(timeout=60)
     return process.returncode, out, err
 
@@ -75,6 +83,35 @@ def test_a_planted_fault_is_found_minimised_and_stored(engine: str, store: Path)
     assert isinstance(case, EntryCase)
     (edit,) = differences(case)
     assert getattr(edit, "slot", "").startswith("host_")
+
+
+def test_the_summary_has_a_command_for_each_finding_that_works_here(tmp_path: Path) -> None:
+    mine = tmp_path / "my harness.py"
+    planted = Path(FORGETFUL).read_text()
+    mine.write_text(planted.replace("parents[3]", f"parents[0] / {str(HERE.parents[1])!r}"))
+    process = start(
+        *(str(mine), "--engine=random", "--runs=300", "--seed=1", "--store=my store"), cwd=tmp_path
+    )
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (1, "")
+    commands = [line.strip() for line in out.splitlines() if "--finding" in line]
+    with open_store(tmp_path / "my store", create=False) as store:
+        stored = [each.identity for each in store.findings()]
+    assert [command.split()[-1] for command in commands] == stored
+    assert stored
+    for identity, command in zip(stored, commands[:2], strict=False):
+        replay = subprocess.run(
+            command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert (replay.returncode, replay.stderr) == (1, "")
+        assert replay.stdout.startswith(f"{identity}: still there: ")
+
+
+def test_without_a_finding_one_line_says_how_one_would_be_replayed(store: Path) -> None:
+    status, out, err = fuzz(SOUND, "--engine=random", "--runs=50", "--seed=1", f"--store={store}")
+    assert (status, err) == (0, "")
+    (line,) = [line for line in out.splitlines() if "--finding" in line]
+    assert line.endswith(f"replay {store} --finding ID")
 
 
 def test_without_a_finding_the_status_is_0_and_a_line_of_json_tells(store: Path) -> None:
@@ -122,13 +159,15 @@ def test_ctrl_c_keeps_everything_and_says_130(store: Path) -> None:
 def test_ctrl_c_at_any_moment_leaves_no_traceback_and_a_sound_store(store: Path) -> None:
     rng = Random(1)
     for _ in range(5):
-        process = start(FORGETFUL, "--engine", "random", "--store", str(store))
-        time.sleep(rng.uniform(0, 1.2))
+        process = start(FORGETFUL, "--engine", "random", "--store", str(store), code=SAYS_WHEN)
+        assert process.stdout is not None
+        # Before that, a signal is up to Python, which is not calm about it.
+        assert process.stdout.readline() == "up\n"
+        time.sleep(rng.uniform(0.01, 1.2))
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
-        # A signal before Python has set up its own handling ends the process at once.
-        assert process.returncode in (130, -signal.SIGINT)
-        assert "Traceback" not in out + err or process.returncode == -signal.SIGINT
+        assert process.returncode == 130
+        assert "Traceback" not in out + err
     if store.exists():
         with open_store(store) as opened:
             assert all(each.data or each.case_text for each in opened.findings())
@@ -167,7 +206,8 @@ def test_an_input_that_kills_is_seen_again_in_a_process_of_its_own(store: Path) 
 def test_a_killed_campaign_takes_its_worker_along_and_keeps_what_it_found(store: Path) -> None:
     # Nobody is left to remove the campaign's folder for temporary files.
     process = start(
-        FORGETFUL, "--engine=random", "--seed=1", f"--store={store}", TMPDIR=str(store.parent)
+        *(FORGETFUL, "--engine=random", "--seed=1", f"--store={store}"),
+        environment=os.environ | {"TMPDIR": str(store.parent)},
     )
     assert process.stdout is not None
     process.stdout.readline()

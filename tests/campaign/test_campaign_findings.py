@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from nvmxfuzz.campaign import desk
 from nvmxfuzz.campaign.behaviour import Behaviour
+from nvmxfuzz.campaign.desk import Desk
 from nvmxfuzz.campaign.events import Event, Found, WorkerEvent
 from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.campaign.last_input import MAX_INPUT, LastInput
@@ -18,14 +20,12 @@ from nvmxfuzz.campaign.settings import Settings
 from nvmxfuzz.campaign.store import open_store
 from nvmxfuzz.campaign.store.recorder import Recorder
 from nvmxfuzz.campaign.tally import Tally
-from nvmxfuzz.cli import findings
-from nvmxfuzz.cli.findings import Desk
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.case import Case
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.oracle import Oracle
 
-FILE = ROOT / "fuzz" / "vm_entry.py"
+PLAN = Plan(ROOT / "fuzz" / "vm_entry.py", "random", 1)
 FINDING = Finding("some.oracle", (), ("cpu", "cpu"), "", "it is so")
 
 
@@ -35,7 +35,7 @@ def always(_case: Case, _run: object) -> Finding | None:
 
 
 def harness(check: Callable[[Case, object], Finding | None] = always) -> Harness:
-    return replace(load_harness(FILE), oracles=(Oracle("some.oracle", "nowhere", check),))
+    return replace(load_harness(PLAN.file), oracles=(Oracle("some.oracle", "nowhere", check),))
 
 
 @dataclass
@@ -61,18 +61,16 @@ def notes(
     """Return what is said of a finding, and what the store has on it."""
     listener = Notes()
     with open_store(tmp_path / "store.db") as store:
-        campaign = store.begin_campaign("vm_entry", "random", 1, 1)
-        desk = Desk(
-            plan=Plan(FILE, "random", 1),
+        where = Desk(
+            plan=PLAN,
             harness=subject,
-            store=store,
-            recorder=Recorder(store, subject, campaign),
+            recorder=Recorder(store, PLAN, subject, 1),
             listener=listener,
             stop=lambda: interrupted,
             interrupted=lambda: interrupted,
         )
         for _ in range(times):
-            desk.found_by_oracle(FINDING, b"\x01\x00\x03")
+            where.found_by_oracle(FINDING, b"\x01\x00\x03")
         (stored,) = store.findings()
     return listener.said, stored.reproduced, stored.minimised_text
 
@@ -102,7 +100,7 @@ def test_after_ctrl_c_a_finding_is_only_stored(tmp_path: Path) -> None:
 
 
 def test_triage_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(findings, "TRIAGE_SECONDS", 1)
+    monkeypatch.setattr(desk, "TRIAGE_SECONDS", 1)
 
     def hang(_case: Case, _run: object) -> None:
         time.sleep(60)
@@ -115,19 +113,17 @@ def test_triage_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_finding_that_cannot_be_stored_is_told(tmp_path: Path) -> None:
     subject = harness()
     with open_store(tmp_path / "store.db") as store:
-        campaign = store.begin_campaign("vm_entry", "random", 1, 1)
-        desk = Desk(
-            plan=Plan(FILE, "random", 1),
+        where = Desk(
+            plan=PLAN,
             harness=subject,
-            store=store,
-            recorder=Recorder(store, subject, campaign),
+            recorder=Recorder(store, PLAN, subject, 1),
             listener=Notes(),
             stop=bool,
             interrupted=bool,
         )
         store._connection.execute("PRAGMA max_page_count = 1")
         with pytest.raises(InputError, match=f"full.*not stored is {FINDING.identity}"):
-            desk.found_by_oracle(FINDING, bytes([1, 0, 0, 0, *bytes(20_000)]))
+            where.found_by_oracle(FINDING, bytes([1, 0, 0, 0, *bytes(20_000)]))
 
 
 def session(tmp_path: Path, subject: Harness, sent: list[WorkerEvent]) -> Session:

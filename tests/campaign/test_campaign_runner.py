@@ -10,7 +10,7 @@ import pytest
 
 from nvmxfuzz.campaign.events import Died, Event, Finished, Found, Notice, Progress
 from nvmxfuzz.campaign.once import death_of
-from nvmxfuzz.campaign.plan import Plan, harness_file, load_harness
+from nvmxfuzz.campaign.plan import Plan
 from nvmxfuzz.campaign.runner import run_campaign
 from nvmxfuzz.campaign.tally import Tally
 from nvmxfuzz.campaign.workers import WorkerProcess
@@ -167,19 +167,3 @@ def test_a_worker_that_cannot_start_is_a_sentence(tmp_path: Path) -> None:
     file.write_text("raise SystemExit('no such processor')\n")
     with pytest.raises(InputError, match="did not start: no such processor"):
         list(run_campaign(Plan(file, "random", seed=1), never))
-
-
-def test_harnesses_are_found_by_name_and_by_path(tmp_path: Path) -> None:
-    assert load_harness(harness_file("vm_entry")).name == "vm_entry"
-    assert load_harness(harness_file(str(SOUND))).oracles == ()
-    for name, content, reason in (
-        ("empty.py", "", "must define HARNESS"),
-        ("wrong.py", "import no_such_module", "no_such_module"),
-        ("bad.py", "((((", "cannot be loaded|can be loaded"),
-    ):
-        file = tmp_path / name
-        file.write_text(content)
-        with pytest.raises(InputError, match=reason):
-            load_harness(harness_file(str(file)))
-    with pytest.raises(InputError, match="there is no harness 'kvm'"):
-        harness_file("kvm")

@@ -88,7 +88,6 @@ def test_verdicts_stay_with_the_campaign_that_saw_them_first(store: Store) -> No
     store.add_verdicts(first, "vm_entry", [("rule", "held"), ("rule", "n/a")])
     store.add_verdicts(second, "vm_entry", [("rule", "held"), ("rule", "broken")])
     assert store.verdicts_seen() == {("rule", "held"), ("rule", "n/a"), ("rule", "broken")}
-    assert store.verdicts_seen("capability_config") == set()
 
 
 def test_a_store_can_be_read_while_it_is_written(path: Path, store: Store) -> None:

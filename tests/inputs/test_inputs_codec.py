@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nvmxfuzz.inputs.bases import base
-from nvmxfuzz.inputs.case import HARNESSES, Case, ConfigCase, EntryCase, Harness
+from nvmxfuzz.inputs.case import CASE_KINDS, Case, CaseKind, ConfigCase, EntryCase
 from nvmxfuzz.inputs.codec import BOTH, REPAIR, SPARSE, TEXT, XOR, decode, encode
 from nvmxfuzz.inputs.difference import Change, Edit, differences
 from nvmxfuzz.inputs.layout import layout
@@ -41,6 +41,7 @@ def edits(data: bytes) -> tuple[Change, ...]:
     return differences(decode(data, "vm_entry"))
 
 
+@settings.get_profile("repeatable")
 @given(st.data())
 def test_a_case_comes_back_from_its_bytes(
     cases: st.SearchStrategy[Case], data: st.DataObject
@@ -49,9 +50,9 @@ def test_a_case_comes_back_from_its_bytes(
     assert decode(encode(case), case.harness) == case
 
 
-@given(st.binary(max_size=600), st.sampled_from(HARNESSES), st.sampled_from([XOR, SPARSE, BOTH]))
-@settings(max_examples=200)
-def test_any_bytes_are_a_case(data: bytes, harness: Harness, kind: int) -> None:
+@settings(settings.get_profile("repeatable"), max_examples=200)
+@given(st.binary(max_size=600), st.sampled_from(CASE_KINDS), st.sampled_from([XOR, SPARSE, BOTH]))
+def test_any_bytes_are_a_case(data: bytes, harness: CaseKind, kind: int) -> None:
     for some in (data, header(kind) + data, header(kind, 3, 77) + data):
         case = decode(some, harness)
         assert case.harness == harness
@@ -59,8 +60,8 @@ def test_any_bytes_are_a_case(data: bytes, harness: Harness, kind: int) -> None:
         assert decode(some, harness) == case
 
 
-@pytest.mark.parametrize("harness", HARNESSES)
-def test_no_bytes_are_the_first_base(harness: Harness) -> None:
+@pytest.mark.parametrize("harness", CASE_KINDS)
+def test_no_bytes_are_the_first_base(harness: CaseKind) -> None:
     case = decode(b"", harness)
     assert differences(case) == ()
     assert case.profile == SKYLAKE

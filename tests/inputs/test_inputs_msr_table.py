@@ -8,15 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nvmxfuzz.errors import InputError
-from nvmxfuzz.inputs.msr_table import MAX_BYTES, parse_msr_table, parse_processor
+from nvmxfuzz.inputs.msr_table import MAX_BYTES, parse_processor
 
 BASIC = 0x00DA_0400_0000_0010
 PIN = 0x0000_007F_0000_0016
 WANTED = {0x480: BASIC, 0x481: PIN}
 
 
+def table(data: bytes) -> dict[int, int]:
+    return dict(parse_processor(data).msrs)
+
+
 def parse(text: str) -> dict[int, int]:
-    return parse_msr_table(text.encode())
+    return table(text.encode())
 
 
 @pytest.mark.parametrize(
@@ -52,8 +56,8 @@ def parse(text: str) -> dict[int, int]:
 )
 def test_a_table_is_understood(text: str) -> None:
     assert parse(text) == WANTED
-    assert parse_msr_table(b"\xef\xbb\xbf" + text.encode()) == WANTED
-    assert parse_msr_table(text.encode("utf-16")) == WANTED
+    assert table(b"\xef\xbb\xbf" + text.encode()) == WANTED
+    assert table(text.encode("utf-16")) == WANTED
 
 
 def test_a_virtualbox_log() -> None:
@@ -114,7 +118,7 @@ def test_what_a_profile_says_beside_its_msrs_is_kept() -> None:
         ('{"msrs": {"0x480": 1,\n"0x480": 2}}', "line 2: '0x480' is given twice"),
         ('{"msrs": {"0x480": 1,\n"0x481": "zz"}}', "line 2: MSR 0x481 is 'zz'"),
         ('{"msrs": {"0x500": 1}}', "line 1: '0x500' is no VMX capability MSR"),
-        ('{"msrs": [1]}', "msrs of a profile is list"),
+        ('{"msrs": [1]}', "msrs of a profile is a list"),
         ('{"profile": 5}', "neither a name nor a table"),
         ('{"profile": "no such"}', "no profile is named"),
         ('{"msrs": {"0x480": ' + "9" * 5000 + "}}", "too long a number"),
@@ -132,7 +136,7 @@ def test_a_bad_table_is_one_sentence(text: str, message: str) -> None:
 
 def test_a_long_file_is_refused_unread() -> None:
     with pytest.raises(InputError, match="too long"):
-        parse_msr_table(b" " * (MAX_BYTES + 1))
+        parse_processor(b" " * (MAX_BYTES + 1))
 
 
 @pytest.mark.parametrize("line", ["rdmsr " * 170, "0x480 " * 170, "a" * 1024, "- " * 500])
@@ -163,12 +167,12 @@ FRAGMENTS = [
 def answer(data: bytes) -> dict[int, int] | str:
     """Return the table, or the sentence; anything else that is raised goes through."""
     try:
-        return parse_msr_table(data)
+        return table(data)
     except InputError as error:
         return str(error)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(settings.get_profile("repeatable"), max_examples=300)
 @given(st.one_of(st.binary(max_size=200), st.lists(st.sampled_from(FRAGMENTS)).map("".join)))
 def test_anything_is_a_table_or_a_sentence(data: bytes | str) -> None:
     found = answer(data if isinstance(data, bytes) else data.encode())
@@ -180,7 +184,7 @@ def test_anything_is_a_table_or_a_sentence(data: bytes | str) -> None:
         assert all(0 <= value < 1 << 64 for value in found.values())
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@settings.get_profile("repeatable")
 @given(st.dictionaries(st.integers(0x480, 0x493), st.integers(0, (1 << 64) - 1), min_size=1))
 def test_what_is_written_is_read_back(msrs: dict[int, int]) -> None:
     assert parse("".join(f"{index:#x} = {value:#x}\n" for index, value in msrs.items())) == msrs

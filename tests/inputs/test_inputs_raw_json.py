@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nvmxfuzz.errors import InputError
@@ -76,6 +76,7 @@ def test_the_high_half_wins_over_the_whole(fields: str) -> None:
     assert load(f'{{"vmcs": {{{fields}}}}}').attempt.vmcs.io_bitmap_a == 0x12_BBBB_BBBB
 
 
+@settings.get_profile("repeatable")
 @given(st.data())
 def test_a_case_comes_back_from_its_json(
     entry_cases: st.SearchStrategy[EntryCase], data: st.DataObject
@@ -99,6 +100,9 @@ def test_a_raw_case_can_be_written_as_toml() -> None:
 def test_a_file_is_told_by_its_first_character() -> None:
     assert load_case(b' \n{"vmcs": {}}', "x") == load('{"vmcs": {}}')
     assert load_vector(b'profile = "yonah"', "x").case.profile.name == "yonah"
+    for empty in (b"", b" \n\t\r\n"):
+        with pytest.raises(InputError, match=r"x: the file is empty"):
+            load_vector(empty, "x")
     with pytest.raises(InputError, match="is no object"):
         load_case(b'[{"vmcs": {}}]', "x")
 
@@ -112,11 +116,13 @@ def test_a_file_is_told_by_its_first_character() -> None:
         ("{}", "the key 'vmcs' is missing"),
         ('{"vmcs": {}} {"vmcs": {}}', "Extra data"),
         ('{"vmcs": {}, "vmcs": {}}', "the key 'vmcs' is there twice"),
-        ('{"vmcs": []}', "vmcs is list; give a table"),
+        ('{"vmcs": []}', "vmcs is a list; give a table (in JSON an object)"),
         ('{"vmcs": {"0x6820": NaN}}', "NaN is no whole number"),
         ('{"vmcs": {"0x6820": 1.0}}', "1.0 is no whole number"),
         ('{"vmcs": {"0x6820": -1}}', "guest_rflags (0x6820) is -0x1"),
-        ('{"vmcs": {"0x6820": null}}', "0x6820 is NoneType"),
+        ('{"vmcs": {"0x6820": null}}', "0x6820 is null"),
+        ('{"vmcs": null}', "vmcs is null; give a table"),
+        ('{"vmcs": {"0x6820": {}}}', "0x6820 is a table"),
         ('{"vmcs": {"0x6820": true}}', "0x6820 is true"),
         ('{"vmcs": {"0x6820": "0x10000000000000000"}}', "it has 64 bits"),
         ('{"vmcs": {"0x2001": "0x100000000"}}', "it has 32 bits"),
@@ -132,7 +138,7 @@ def test_a_file_is_told_by_its_first_character() -> None:
         ('{"vmcs": {}, "processor": {"cr1": 1}}', "processor has no key 'cr1'"),
         ('{"vmcs": {}, "processor": {"cpl": 4}}', "cpl is 0x4; it has 2 bits"),
         ('{"vmcs": {}, "instruction": "vmxoff"}', "instruction is 'vmxoff'"),
-        ('{"vmcs": {}, "launch_state": ["clear"]}', "launch_state is list"),
+        ('{"vmcs": {}, "launch_state": ["clear"]}', "launch_state is a list"),
         ('{"vmcs": {}, "profile": {"msr": {}}}', "no key 'msr'"),
         ('{"vmcs": {}, "profile": "skylake-y"}', "did you mean 'skylake-x'?"),
         ('{"vmcs": {}, "note": "\\ud800"}', "no JSON document"),

@@ -11,21 +11,15 @@ from nvmxfuzz.inputs.difference import differences
 from nvmxfuzz.inputs.interesting import interesting
 from nvmxfuzz.inputs.layout import layout
 from nvmxfuzz.inputs.order import PROFILES
-from nvmxfuzz.inputs.strategies import (
-    MOST_EDITS,
-    config_cases,
-    entry_cases,
-    legal_entry_cases,
-    scatter,
-)
+from nvmxfuzz.inputs.strategies import MOST_EDITS, config_cases, entry_cases, scatter
 from nvmxfuzz.machine.profile import load_profile
 
 QUICK = settings(
-    max_examples=200, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    settings.get_profile("repeatable"),
+    max_examples=200,
+    suppress_health_check=list(HealthCheck),
 )
-SEARCH = settings(
-    max_examples=3000, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-)
+SEARCH = settings(QUICK, max_examples=20_000)
 
 
 @QUICK
@@ -39,12 +33,6 @@ def test_entry_case_survives_the_codec(case: EntryCase) -> None:
 def test_config_case_survives_the_codec(case: ConfigCase) -> None:
     assert decode(encode(case), "capability_config") == case
     assert len(differences(case)) <= MOST_EDITS
-
-
-@QUICK
-@given(legal_entry_cases())
-def test_legal_case_breaks_no_rule(case: EntryCase) -> None:
-    assert not vm_entry(case.attempt).broken
 
 
 @QUICK

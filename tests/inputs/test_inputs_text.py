@@ -4,7 +4,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nvmxfuzz.errors import InputError
@@ -57,6 +57,7 @@ def load_entry(text: str) -> EntryCase:
     return case
 
 
+@settings.get_profile("repeatable")
 @given(st.data(), st.text(max_size=20))
 def test_a_case_comes_back_from_its_text(
     cases: st.SearchStrategy[Case], data: st.DataObject, note: str
@@ -97,7 +98,8 @@ def test_everything_has_a_default() -> None:
 def test_a_config_says_what_it_changes() -> None:
     text = (
         'format = 1\nharness = "capability_config"\nprofile = "skylake-x"\nfamily = 0x00f\n'
-        'kernel = "5.18"\nerror_on_inconsistent_vmcs_config = false\n\n'
+        'stepping = 0x5\nkernel = "5.18"\n'
+        "error_on_inconsistent_vmcs_config = false\nenlightened_vmcs = false\n\n"
         '[msrs]\nIA32_VMX_PINBASED_CTLS = 0x0000000000000005\nIA32_VMX_VMFUNC = "absent"\n\n'
         '[expect]\noutcome = "accepted"\nwarnings = ["vmfunc"]\n\n'
         "[expect.config]\npin_based_exec_ctrl = 0x16\n"
@@ -105,7 +107,8 @@ def test_a_config_says_what_it_changes() -> None:
     vector = load(text)
     case = vector.case
     assert isinstance(case, ConfigCase)
-    assert (case.kernel, case.error_on_inconsistent, case.profile.family) == ("5.18", False, 15)
+    assert (case.kernel, case.profile.family, case.profile.stepping) == ("5.18", 15, 5)
+    assert (case.error_on_inconsistent, case.enlightened_vmcs) == (False, False)
     assert case.profile.msrs[0x481] == 5
     assert 0x491 not in case.profile.msrs
     assert vector.expectation == ConfigExpectation(
@@ -165,7 +168,9 @@ def test_an_outcome_is_read_as_it_is_written(outcome: Outcome) -> None:
         ("[vmcs]\nguest_rip = -1", "guest_rip is -0x1"),
         ("[vmcs]\nguest_rip = '0x1'", "guest_rip is the text '0x1'"),
         ("[vmcs]\nguest_rip = true", "guest_rip is true"),
-        ("[vmcs]\nguest_rip = 1.5", "guest_rip is float"),
+        ("[vmcs]\nguest_rip = {}", "guest_rip is a table"),
+        ("[vmcs]\nguest_rip = 2024-01-02", "guest_rip is 2024-01-02"),
+        ("[vmcs]\nguest_rip = 1.5", "guest_rip is 1.5"),
         ("[vmcs]\nguest_rip = " + "9" * 5000, "no TOML"),
         ("[vmcs]\nguest_rip = 0x" + "9" * 5000, "a number of 20000 bits"),
         ("[processor]\nin_smm = 1", "in_smm is 0x1; give true or false"),
@@ -183,7 +188,7 @@ def test_an_outcome_is_read_as_it_is_written(outcome: Outcome) -> None:
         ("[expect]\nbroke = []", "expect has no key 'broke' (did you mean 'broken'?)"),
         ("[expect]\nbroken = 'x'", "broken is 'x'; give a list of names"),
         ("[expect]\noutcome = 'exit 33'", "'exit 33' is no outcome"),
-        ("[expect]\noutcome = [3]", "outcome is list"),
+        ("[expect]\noutcome = [3]", "outcome is a list"),
         ("harness = 'capability_config'\nkernel = '4.4'", "give one of 5.18, 6.1, 6.12"),
         ("harness = 'capability_config'\nbase = 'yonah'", "base is given beside"),
         ("harness = 'capability_config'\nbase = 'x'\n[profile]", "no profile is named 'x'"),

@@ -28,6 +28,7 @@ SUMMARY = Summary(
     findings=(),
     new=0,
     store="nvmxfuzz.db",
+    replay=(".venv/bin/nvmxfuzz", "replay", "nvmxfuzz.db"),
 )
 
 
@@ -69,8 +70,8 @@ def test_the_summary_tells_numbers_store_and_replay() -> None:
     assert "vm_entry by random, seed 7: done after 2.0 s" in text
     assert "3,000 (1,500 a second)" in text
     assert "1 n/a, 3 held, 2 broken, of 8" in text
-    assert "nvmxfuzz replay nvmxfuzz.db" in text
-    assert "--finding" not in text
+    (how,) = [line for line in text.splitlines() if "--finding" in line]
+    assert how.endswith("run again by: .venv/bin/nvmxfuzz replay nvmxfuzz.db --finding ID")
     assert "restarted" not in text
 
 
@@ -78,10 +79,21 @@ def test_the_summary_names_findings_but_not_hundreds() -> None:
     names = tuple(f"some.oracle-{number:012}" for number in range(100))
     text = replace(SUMMARY, findings=names, new=3, deaths=2, reason="interrupted").to_text()
     assert "100 (3 new)" in text
-    assert f"--finding {names[0]}" in text
+    lines = [line.strip() for line in text.splitlines()]
+    commands = [line for line in lines if line.startswith(".venv/bin/nvmxfuzz replay nvmxfuzz.db")]
+    assert commands == [
+        *(f".venv/bin/nvmxfuzz replay nvmxfuzz.db --finding {name}" for name in names[:10]),
+        ".venv/bin/nvmxfuzz replay nvmxfuzz.db",
+    ]
     assert "and 90 more" in text
+    assert "more" not in replace(SUMMARY, findings=names[:10]).to_text()
     assert "restarted 2 times" in text
     assert "interrupted after" in text
+
+
+def test_a_command_with_blanks_is_quoted() -> None:
+    text = replace(SUMMARY, replay=("x", "replay", "my store")).to_text()
+    assert "x replay 'my store' --finding ID" in text
 
 
 def test_the_summary_as_json_counts() -> None:

@@ -18,13 +18,19 @@ VERSION = 1
 """The version of schema.sql."""
 
 _BUSY_SECONDS = 5.0
+_MAGIC = b"SQLite format 3\x00"
 
 
 def is_store(path: Path) -> bool:
-    """Whether a file is an SQLite database, by its first bytes: a store, or somebody else's."""
+    """Whether a file is an SQLite database, by its first bytes: a store, or somebody else's.
+
+    Only a regular file is looked into: of a pipe the bytes would be gone.
+    """
     try:
+        if not path.is_file():
+            return False
         with path.open("rb") as file:
-            return file.read(16) == b"SQLite format 3\x00"
+            return file.read(len(_MAGIC)) == _MAGIC
     except OSError:
         return False
 

@@ -8,6 +8,7 @@ from time import monotonic
 
 from nvmxfuzz.campaign.events import Event, Finished, Seen
 from nvmxfuzz.campaign.harness import Harness
+from nvmxfuzz.campaign.plan import Plan, harness_reference
 from nvmxfuzz.campaign.store.store import Store, Verdict
 from nvmxfuzz.campaign.tally import Tally
 from nvmxfuzz.oracles.finding import Finding
@@ -19,10 +20,12 @@ WRITE_EVERY = 2.0
 class Recorder:
     """Keeps one campaign in a store."""
 
-    def __init__(self, store: Store, harness: Harness, campaign: int) -> None:
+    def __init__(self, store: Store, plan: Plan, harness: Harness, started: int) -> None:
+        """Note that a campaign begins, at `started` seconds since 1970."""
         self._store = store
-        self._harness = harness
-        self._campaign = campaign
+        self._points = harness.points
+        self._reference = harness_reference(plan.file)
+        self._campaign = store.begin_campaign(self._reference, plan.engine, plan.seed, started)
         self._begin = self._written = monotonic()
         self._seen = Seen()
 
@@ -37,18 +40,21 @@ class Recorder:
 
     def keep(self, finding: Finding, data: bytes, case_text: str) -> bool:
         """Write a finding; return True if the store did not have it yet."""
-        name = self._harness.name
-        return self._store.add_finding(self._campaign, name, finding, data, case_text)
+        return self._store.add_finding(self._campaign, self._reference, finding, data, case_text)
+
+    def keep_triage(self, identity: str, *, reproduced: bool, minimised_text: str | None) -> None:
+        """Write what a second run and the minimiser made of a finding."""
+        self._store.add_triage(
+            self._reference, identity, reproduced=reproduced, minimised_text=minimised_text
+        )
 
     def _write(self, tally: Tally, seconds: float, state: str) -> None:
-        name = self._harness.name
         self._store.update_campaign(self._campaign, tally.executions, seconds, state)
-        self._store.count_sightings(self._campaign, name, tally.sightings)
+        self._store.count_sightings(self._campaign, self._reference, tally.sightings)
         if tally.seen != self._seen:
             self._seen = tally.seen
-            self._store.add_verdicts(
-                self._campaign, name, verdict_names(tally.seen, self._harness.points)
-            )
+            verdicts = verdict_names(tally.seen, self._points)
+            self._store.add_verdicts(self._campaign, self._reference, verdicts)
 
 
 def verdict_names(seen: Seen, points: tuple[str, ...]) -> Iterator[tuple[str, Verdict]]:

@@ -6,6 +6,8 @@
 -- One run of `nvmxfuzz fuzz`.
 CREATE TABLE campaign (
     id INTEGER PRIMARY KEY,
+    -- The name of a harness in fuzz/, or the path of a Python file: from the checkout if it is in
+    -- there, else from the root. The other tables say it the same way.
     harness TEXT NOT NULL,
     engine TEXT NOT NULL,
     seed INTEGER NOT NULL,

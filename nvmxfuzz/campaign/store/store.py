@@ -37,7 +37,8 @@ _FINDING = """
 class StoredFinding:
     """A finding with the input that shows it; see `schema.sql` for the parts.
 
-    `count` is how often all campaigns together saw it.
+    `harness` is what `plan.referenced_harness` finds, `count` how often all campaigns together saw
+    it.
     """
 
     harness: str
@@ -168,30 +169,33 @@ class Store:
         return tuple(_stored(row) for row in rows)
 
     def finding(self, identity: str) -> StoredFinding:
-        """Return the finding with that identity, or with the only one that begins so."""
+        """Return the finding whose identity is that, or is the only one that begins so."""
+        return self.findings_named(identity)[0]
+
+    def findings_named(self, identity: str) -> tuple[StoredFinding, ...]:
+        """Return what `finding` does, once for each harness that has found it."""
         with self._reading() as connection:
             rows = connection.execute(
-                _FINDING + "WHERE identity = ?1 OR substr(identity, 1, length(?1)) = ?1"
-                " ORDER BY identity <> ?1, id",
-                (identity,),
+                _FINDING + "WHERE substr(identity, 1, length(:start)) = :start ORDER BY id",
+                {"start": identity},
             ).fetchall()
-        found = [_stored(row) for row in rows]
+        found = tuple(_stored(row) for row in rows)
+        names = list(dict.fromkeys(each.identity for each in found))
         if not found:
             raise InputError(
                 f"{self.path} has no finding {identity[:80]!r}: nvmxfuzz replay {self.path} "
                 "lists those it has"
             )
-        if len(found) > 1 and found[0].identity != identity:
-            names = ", ".join(each.identity for each in found[:4])
-            raise InputError(f"{identity[:80]!r} may be one of {names}: write it out")
-        return found[0]
+        if len(names) > 1:
+            raise InputError(
+                f"{identity[:80]!r} may be one of {', '.join(names[:4])}: write it out"
+            )
+        return found
 
-    def verdicts_seen(self, harness: str = "vm_entry") -> set[tuple[str, str]]:
-        """Return which rules any campaign saw with which verdict."""
+    def verdicts_seen(self) -> set[tuple[str, str]]:
+        """Return which rules (or other points) any campaign saw with which verdict."""
         with self._reading() as connection:
-            rows = connection.execute(
-                "SELECT rule, verdict FROM verdict WHERE harness = ?", (harness,)
-            ).fetchall()
+            rows = connection.execute("SELECT rule, verdict FROM verdict").fetchall()
         return {(rule, verdict) for rule, verdict in rows}
 
     @contextmanager

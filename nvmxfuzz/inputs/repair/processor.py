@@ -26,6 +26,8 @@ def settle_processor(draft: Draft) -> None:
     efer = _efer(draft)
     long_mode = efer & Efer.LMA
     cr0 = round_fixed(old.cr0, draft.caps.cr0_fixed0, draft.caps.cr0_fixed1) | _PAGED
+    if not cr0 & Cr0.CD:
+        cr0 &= ~Cr0.NW  # no processor has NW without CD
     cr4 = _cr4(draft, long_mode)
     rflags = old.rflags & ~(Rflags.VM | Rflags.RESERVED) | Rflags.FIXED1
     in_smm = old.in_smm and draft.caps.dual_monitor

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field, replace
 
 from nvmxfuzz.campaign.events import Died
 from nvmxfuzz.campaign.harness import WITNESS_ERRORS, Harness, error_finding
+from nvmxfuzz.campaign.listener import Listener
 from nvmxfuzz.campaign.once import death_of
 from nvmxfuzz.campaign.plan import Plan
-from nvmxfuzz.campaign.store import WORKER_LIVES, Store
+from nvmxfuzz.campaign.store import WORKER_LIVES
 from nvmxfuzz.campaign.store.recorder import Recorder
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.case import Case
 from nvmxfuzz.inputs.text import dump_text
 from nvmxfuzz.oracles.finding import Finding
-from nvmxfuzz.reports.console import Listener
 from nvmxfuzz.triage.minimise import Budget
 from nvmxfuzz.triage.reproduce import Triaged, triage
 
@@ -41,7 +41,6 @@ class Desk:
 
     plan: Plan
     harness: Harness
-    store: Store
     recorder: Recorder
     listener: Listener
     stop: Callable[[], bool]
@@ -119,8 +118,7 @@ class Desk:
         if triaged is None:
             return "triage took too long"
         small = triaged.smallest
-        self.store.add_triage(
-            self.harness.name,
+        self.recorder.keep_triage(
             finding.identity,
             reproduced=triaged.reproduced,
             minimised_text=None if small is None else _text(small, finding),

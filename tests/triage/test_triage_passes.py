@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Each pass of the minimiser alone: what it proposes, in which order, and what it leaves alone."""
+
+from collections.abc import Callable
+
+from nvmxfuzz.inputs.bases import base
+from nvmxfuzz.inputs.case import Case, EntryCase
+from nvmxfuzz.inputs.difference import Change, Edit, apply, differences
+from nvmxfuzz.inputs.memory_edit import MemoryEdit
+from nvmxfuzz.machine.memory import UNBACKED
+from nvmxfuzz.machine.profile import load_profile
+from nvmxfuzz.triage.minimise import Budget, minimise, passes
+from nvmxfuzz.triage.minimise.problem import Problem
+
+PLAIN = EntryCase(base("guest-64", load_profile("skylake-x")), "guest-64")
+FIELDS = tuple(f"guest_{name}_selector" for name in ("es", "cs", "ss", "ds", "fs", "gs", "ldtr"))
+
+
+def attempted(
+    changes: tuple[Change, ...], shows: Callable[[Case], bool]
+) -> tuple[Problem, list[Case]]:
+    """Return a problem, and the list that every case it tries will be in."""
+    tried: list[Case] = []
+
+    def remember(case: Case) -> bool:
+        tried.append(case)
+        return shows(case)
+
+    return Problem(apply(PLAIN, changes), remember, Budget()), tried
+
+
+def test_dropping_halves_what_it_drops_down_to_one_change() -> None:
+    edits = tuple(Edit(name, 0xFFF0) for name in FIELDS[:4])
+    wanted = {edits[0], edits[3]}
+    problem, tried = attempted(edits, lambda case: wanted <= set(differences(case)))
+    passes.drop_changes(problem)
+    assert set(problem.changes) == wanted
+    # All four, either half, then one by one; what is left of both is not tried once more.
+    assert [len(differences(case)) for case in tried] == [0, 2, 2, 3, 3, 2, 1]
+
+
+def test_resetting_bits_begins_with_half_of_those_that_differ() -> None:
+    origin = PLAIN.attempt.vmcs.guest_es_selector
+    edit = Edit("guest_es_selector", origin ^ 0b1111_0000)
+    problem, tried = attempted((edit,), lambda case: _selector(case) & 0x80 != origin & 0x80)
+    passes.reset_bits(problem)
+    assert problem.changes == (Edit("guest_es_selector", origin ^ 0x80),)
+    # The lower half, the upper half, then one by one; what was tried is not tried once more.
+    assert [_selector(case) ^ origin for case in tried] == [0b1100_0000, 0, 0b1000_0000]
+
+
+def _selector(case: Case) -> int:
+    assert isinstance(case, EntryCase)
+    return int(case.attempt.vmcs.guest_es_selector)
+
+
+def test_changes_that_are_needed_stay_while_another_gets_smaller() -> None:
+    edits = tuple(Edit(name, 0xFFF0) for name in FIELDS)
+
+    def shows(case: Case) -> bool:
+        return {getattr(each, "slot", "") for each in differences(case)} == set(FIELDS)
+
+    smallest = differences(minimise(apply(PLAIN, edits), shows, Budget()))
+    assert len(smallest) == len(FIELDS)
+    for edit in smallest:
+        assert isinstance(edit, Edit)
+        before = getattr(PLAIN.attempt.vmcs, edit.slot)
+        assert (edit.value ^ before).bit_count() == 1
+
+
+def test_bytes_between_those_that_matter_are_cleared() -> None:
+    def shows(case: Case) -> bool:
+        assert isinstance(case, EntryCase)
+        first, *_, last = case.attempt.memory.read(0x90000, 4)
+        return (first, last) == (1, 4)
+
+    problem, _ = attempted((MemoryEdit(0x90000, b"\1\2\3\4"),), shows)
+    passes.shorten_memory(problem)
+    assert problem.changes == (MemoryEdit(0x90000, b"\1\0\0\4"),)
+
+
+def test_bytes_that_nothing_stands_behind_are_not_cleared() -> None:
+    (at, data), *_ = PLAIN.attempt.memory.regions
+    gone = MemoryEdit(at, bytes([UNBACKED]) * min(4, len(data)), backed=False)
+    problem, tried = attempted((gone,), lambda case: gone in differences(case))
+    assert problem.changes == (gone,)
+    passes.shorten_memory(problem)
+    assert problem.changes == (gone,)
+    # Only shorter ones are tried: two at either end, then one.
+    assert len(tried) == 4
