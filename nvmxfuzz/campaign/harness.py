@@ -81,6 +81,8 @@ class Harness:
     noun: str
     """What the points are called, in the plural."""
     oracles: tuple[Oracle[Any, Any], ...]
+    always: tuple[Oracle[Any, Any], ...] = ()
+    """Oracles that a campaign asks on every input, because they cost little."""
 
     def decode(self, data: bytes) -> Case:
         """Return the case that an input is: any bytes are one."""
@@ -93,13 +95,22 @@ class Harness:
 
     def check(self, case: Case, result: object) -> tuple[Finding, ...]:
         """Ask every oracle about a case that the witness has already run on, with `result`."""
+        return self._ask((*self.always, *self.oracles), case, result)
+
+    def check_always(self, case: Case, result: object) -> tuple[Finding, ...]:
+        """Ask only the oracles that every input meets."""
+        return self._ask(self.always, case, result) if self.always else ()
+
+    def _ask(
+        self, oracles: Sequence[Oracle[Any, Any]], case: Case, result: object
+    ) -> tuple[Finding, ...]:
         subject = self.arguments(case)
 
         def run(*arguments: object) -> object:
             return result if arguments == subject else self.run(*arguments)
 
         findings: list[Finding] = []
-        for oracle in self.oracles:
+        for oracle in oracles:
             try:
                 finding = oracle.check(case, run)
             except WITNESS_ERRORS as error:

@@ -30,6 +30,7 @@ def death_of(plan: Plan, data: bytes, stop: Callable[[], bool]) -> Death | None:
             events=-1,
             memory=plan.memory,
             replay=True,
+            target=plan.target,
         )
         worker = WorkerProcess(plan.file, settings, plan.case_seconds)
         try:

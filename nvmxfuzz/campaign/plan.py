@@ -27,7 +27,8 @@ class Plan:
     """One harness, one engine, one seed, and where to stop; None is no limit.
 
     `case_seconds` is how long one input may take before the worker counts as hung, `memory` the
-    address space of a worker in bytes, `seeds` the encoded inputs to begin with.
+    address space of a worker in bytes, `seeds` the encoded inputs to begin with, `target` the name
+    of a second witness.
     """
 
     file: Path
@@ -38,6 +39,7 @@ class Plan:
     seeds: tuple[bytes, ...] = ()
     case_seconds: float = DEFAULT_CASE_SECONDS
     memory: int = DEFAULT_MEMORY
+    target: str | None = None
 
 
 def harness_names() -> tuple[str, ...]:

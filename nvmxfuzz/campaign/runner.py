@@ -89,6 +89,7 @@ def _start(plan: Plan, folder: Path, count: _Count, seconds: float) -> WorkerPro
         last_input=str(folder / "last-input"),
         events=-1,
         memory=plan.memory,
+        target=plan.target,
     )
     return WorkerProcess(plan.file, settings, plan.case_seconds)
 

@@ -97,6 +97,8 @@ class Session:
             self.feedback.note(verdicts)
         if self._behaviour.note(verdicts) or is_sampled(data):
             self._report(self.harness.check(case, result), data)
+        else:
+            self._report(self.harness.check_always(case, result), data)
 
     def _report(self, findings: tuple[Finding, ...], data: bytes) -> None:
         for finding in findings:

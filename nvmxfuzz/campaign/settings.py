@@ -25,6 +25,7 @@ class Settings:
     `folder` holds `inputs/` (encoded seeds, and what libFuzzer keeps). `last_input` is the file
     that the current input is kept in, `events` the file descriptor to write events to.
     With `replay`, the worker executes each file of `inputs/` once instead of fuzzing.
+    `target` names a second witness beside the harness' own.
     """
 
     worker: int
@@ -37,6 +38,7 @@ class Settings:
     events: int
     memory: int
     replay: bool = False
+    target: str | None = None
 
     def environment(self) -> dict[str, str]:
         """Return the environment variable that carries the settings."""

@@ -19,6 +19,7 @@ from nvmxfuzz.campaign.engines import engine_named
 from nvmxfuzz.campaign.events import WorkerEvent, to_line
 from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.campaign.last_input import LastInput
+from nvmxfuzz.campaign.second_witness import with_target
 from nvmxfuzz.campaign.session import Session
 from nvmxfuzz.campaign.settings import Settings, settings_from
 
@@ -45,6 +46,8 @@ def work(harness: Harness, settings: Settings) -> None:
     def send(event: WorkerEvent) -> None:
         _write(settings.events, to_line(event))
 
+    # In this very process: a worker's death is a finding with its last input.
+    harness = with_target(harness, settings.target, isolated=False)
     session = Session(harness, settings, send, last_input)
     signal.signal(signal.SIGTERM, lambda *_: session.stop())
     if settings.replay:

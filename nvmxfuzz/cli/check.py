@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-from nvmxfuzz.cli.files import read_file
+from nvmxfuzz.cli.files import entry_case
+from nvmxfuzz.cli.streams import complain
 from nvmxfuzz.cpu.judgement import Judgement
 from nvmxfuzz.cpu.vm_entry import CHAPTER, vm_entry
 from nvmxfuzz.errors import InputError
-from nvmxfuzz.inputs.case import EntryCase
-from nvmxfuzz.inputs.load import load_case
+from nvmxfuzz.machine.attempt import Attempt
+from nvmxfuzz.reports.observation_text import to_text as observation_text
+from nvmxfuzz.targets.base import Target
+from nvmxfuzz.targets.registry import target_named
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -25,6 +27,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "entry: print the broken rules and the permitted outcomes.",
     )
     command.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    command.add_argument(
+        "--target", metavar="NAME", help="run them on this target instead: see nvmxfuzz targets"
+    )
     command.add_argument("--json", action="store_true", help="one JSON object a line and file")
     command.set_defaults(run=run)
 
@@ -35,28 +40,29 @@ def run(args: argparse.Namespace) -> int:
     With --json a bad file keeps its line: an object with the key "error".
     """
     status = 0
+    target = None if args.target is None else target_named(args.target).make_isolated()
     for path in args.files:
         try:
-            judgement = vm_entry(_entry_case(path).attempt)
+            attempt = entry_case(path).attempt
         except InputError as error:
             status = 2
-            print(f"nvmxfuzz: {error}", file=sys.stderr)
+            complain(str(error))
             if args.json and len(args.files) > 1:
                 print(json.dumps({"error": str(error)}))
             continue
-        if args.json:
-            print(json.dumps(to_json(judgement)))
-        else:
-            heading = f"{path}:\n" if len(args.files) > 1 else ""
-            print(heading + to_text(judgement))
+        heading = f"{path}:\n" if len(args.files) > 1 and not args.json else ""
+        print(heading + _reply(attempt, target, as_json=args.json))
+    if target is not None:
+        target.close()
     return status
 
 
-def _entry_case(path: Path) -> EntryCase:
-    case = load_case(read_file(path), str(path))
-    if not isinstance(case, EntryCase):
-        raise InputError(f"{path} is a capability config, no VM entry: use nvmxfuzz config")
-    return case
+def _reply(attempt: Attempt, target: Target | None, *, as_json: bool) -> str:
+    if target is not None:
+        seen = target.run(attempt)
+        return json.dumps(seen.to_json()) if as_json else observation_text(target.name, seen)
+    judgement = vm_entry(attempt)
+    return json.dumps(to_json(judgement)) if as_json else to_text(judgement)
 
 
 def to_json(judgement: Judgement) -> dict[str, object]:

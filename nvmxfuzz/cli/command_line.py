@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from nvmxfuzz import __version__
-from nvmxfuzz.cli import check, config, fuzz, replay, rules, show
+from nvmxfuzz.cli import check, compare, config, fuzz, replay, rules, show, targets
+from nvmxfuzz.cli.streams import complain, prepare, silence
 from nvmxfuzz.errors import InputError
 
 BAD_INPUT = 2
@@ -20,7 +20,8 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser that answers a mistake with one sentence."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"{self.prog}: {message}: see {self.prog} --help\n")
+        complain(f"{message}: see {self.prog} --help")
+        self.exit(BAD_INPUT)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"nvmxfuzz {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (fuzz, check, config, replay, show, rules):
+    for command in (fuzz, check, compare, config, replay, show, rules, targets):
         command.add_parser(commands)
     return top
 
@@ -41,18 +42,49 @@ def parser() -> argparse.ArgumentParser:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status.
 
-    0: nothing wrong; 1: findings, or a vector that does not hold; 2: bad input, with one sentence
-    on stderr. Ctrl-C is for the caller; `nvmxfuzz fuzz` alone sees to it itself, and returns 130.
+    0: nothing wrong; 1: findings, or a vector that does not hold; 2: bad input, or something that
+    the system refuses, with one sentence on stderr. Ctrl-C is for the caller; `nvmxfuzz fuzz` alone
+    sees to it itself, and returns 130.
     """
     try:
-        args = parser().parse_args(arguments)
-        status: int = args.run(args)
-        sys.stdout.flush()
+        prepare()
+        return _status(arguments)
     except InputError as error:
-        print(f"nvmxfuzz: {error}", file=sys.stderr)
-        return BAD_INPUT
+        complain(str(error))
     except BrokenPipeError:
-        # The reader has seen enough; without this the interpreter complains once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader has seen enough.
+        silence(sys.stdout)
         return 0
+    except OSError as error:
+        complain(_refused(error))
+    except MemoryError:
+        complain("there is not enough memory: free some, or raise the limit on it")
+    _flush()
+    return BAD_INPUT
+
+
+def _status(arguments: Sequence[str] | None) -> int:
+    """Run one command to the end, which is when its output is out."""
+    try:
+        args = parser().parse_args(arguments)
+    except SystemExit:
+        # The help, or a mistake that has been told.
+        sys.stdout.flush()
+        raise
+    status: int = args.run(args)
+    sys.stdout.flush()
     return status
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except (AttributeError, OSError):
+        # Closed or full: there is one sentence about it, not two.
+        silence(sys.stdout)
+
+
+def _refused(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    what = "a file or the output" if error.filename is None else str(error.filename)
+    return f"the system does not let {what} be used ({reason}): see to that, and call again"

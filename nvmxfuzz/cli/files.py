@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from nvmxfuzz.errors import InputError
+from nvmxfuzz.inputs.case import EntryCase
+from nvmxfuzz.inputs.load import load_case
 
 MAX_BYTES = 1 << 20
 
 
 def read_file(path: Path) -> bytes:
-    """Return the content of a regular file of at most 1 MiB."""
+    """Return the content of a file, or of a pipe to its end, of at most 1 MiB."""
     try:
         if path.is_dir():
             raise InputError(f"{path} is a folder: name a file in it")
@@ -26,12 +30,32 @@ def read_file(path: Path) -> bytes:
     return data
 
 
+def entry_case(path: Path) -> EntryCase:
+    """Return the VM entry in a file."""
+    case = load_case(read_file(path), str(path))
+    if not isinstance(case, EntryCase):
+        raise InputError(f"{path} is a capability config, no VM entry: use nvmxfuzz config")
+    return case
+
+
 def cases_below(path: Path) -> Iterator[Path]:
     """Yield a file itself, or every .toml and .json file below a folder, in order of names."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         yield path
         return
-    found = sorted(p for p in path.rglob("*") if p.suffix in (".toml", ".json") and p.is_file())
+    found = sorted(
+        Path(folder, name)
+        for folder, _, names in os.walk(path, onerror=_unreadable)
+        for name in names
+        if name.endswith((".toml", ".json")) and os.path.isfile(os.path.join(folder, name))
+    )
     if not found:
         raise InputError(f"{path} holds no .toml or .json file: name a folder with cases")
     yield from found
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    raise InputError(
+        f"the folder {error.filename} cannot be read ({error.strerror}): make it readable, or name "
+        "other folders"
+    ) from error

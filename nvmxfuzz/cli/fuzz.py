@@ -30,6 +30,7 @@ from nvmxfuzz.campaign.plan import (
     require_engine,
 )
 from nvmxfuzz.campaign.runner import run_campaign
+from nvmxfuzz.campaign.second_witness import with_target
 from nvmxfuzz.campaign.settings import ENGINES
 from nvmxfuzz.campaign.store import Store, open_store
 from nvmxfuzz.campaign.store.recorder import Recorder
@@ -70,6 +71,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--seed", type=_seed, metavar="N", help="of the engine (default: another one each time)"
     )
     command.add_argument(
+        "--target", metavar="NAME", help="compare with this target too: see nvmxfuzz targets"
+    )
+    command.add_argument(
         "--store", type=Path, default=DEFAULT_STORE, metavar="FILE", help="default: %(default)s"
     )
     command.add_argument(
@@ -82,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     """Run a campaign; return 1 if it had findings, 130 if it was interrupted, else 0."""
     require_engine(args.engine)
     file = harness_file(args.harness)
-    harness = load_harness(file)
+    harness = with_target(load_harness(file), args.target, isolated=True)
     with open_store(args.store) as store, _interruptible() as interrupted:
         plan = Plan(
             file=file,
@@ -91,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
             runs=args.runs,
             seconds=args.time,
             seeds=_seeds(harness) if args.engine == "atheris" else (),
+            target=args.target,
         )
         summary = _campaign(plan, harness, store, interrupted, as_json=args.json)
     print(json.dumps(summary.to_json()) if args.json else summary.to_text())

@@ -26,8 +26,11 @@ def command() -> tuple[str, ...]:
 
 def typed_path(path: Path) -> str:
     """Return a path as one would type it here: relative if the file is below this folder."""
-    here = Path.cwd()
-    path = path.absolute()
+    try:
+        here = Path.cwd()
+        path = path.absolute()
+    except OSError:  # this folder is not there any more
+        return str(path)
     typed = str(path.relative_to(here) if path.is_relative_to(here) else path)
     # What begins with a dash would be taken for an option.
     return os.path.join(os.curdir, typed) if typed.startswith("-") else typed

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -14,10 +13,13 @@ from typing import TypeAlias
 
 from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.campaign.plan import harness_file, load_harness, referenced_harness
+from nvmxfuzz.campaign.second_witness import with_target
 from nvmxfuzz.campaign.store import StoredFinding, is_store, open_store
 from nvmxfuzz.cli.files import cases_below, read_file
+from nvmxfuzz.cli.streams import complain, one_line
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.load import load_vector
+from nvmxfuzz.targets.registry import TARGETS
 from nvmxfuzz.triage.vectors import mismatches
 
 Again: TypeAlias = Callable[[], tuple[str, ...]]
@@ -59,6 +61,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="PATH",
         help="a case (TOML or raw JSON), a folder of cases, or the store of a campaign",
     )
+    command.add_argument(
+        "--target", metavar="NAME", help="compare with this target too: see nvmxfuzz targets"
+    )
     command.add_argument("--finding", metavar="ID", help="of a store, only this finding")
     command.add_argument("--json", action="store_true", help="one JSON object a line and input")
     command.set_defaults(run=run)
@@ -68,13 +73,13 @@ def run(args: argparse.Namespace) -> int:
     """Replay every path in order; return 2 if one could not be, 1 if something does not hold."""
     results: list[Replayed] = []
     for path in args.paths:
-        for result in _replay(path, args.finding):
+        for result in _replay(path, args.finding, args.target):
             results.append(result)
             _show(result, as_json=args.json)
     if not args.json:
         _show_totals(results)
     elif not results:
-        print("nvmxfuzz: the store has no findings", file=sys.stderr)
+        complain("the store has no findings")
     if any(result.error for result in results):
         return 2
     return 1 if any(result.complaints for result in results) else 0
@@ -82,12 +87,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _show(result: Replayed, *, as_json: bool) -> None:
     if result.error:
-        print(f"nvmxfuzz: {result.error}", file=sys.stderr)
+        complain(result.error)
     if as_json:
         print(json.dumps(result.to_json()))
         return
     for complaint in result.complaints:
-        print(f"{result.name}: {complaint}")
+        print(one_line(f"{result.name}: {complaint}"))
 
 
 def _show_totals(results: Sequence[Replayed]) -> None:
@@ -97,9 +102,9 @@ def _show_totals(results: Sequence[Replayed]) -> None:
         print(f"{len(ran)} replayed, {held} hold, {len(ran) - held} do not")
 
 
-def _replay(path: Path, finding: str | None) -> Iterator[Replayed]:
+def _replay(path: Path, finding: str | None, target: str | None) -> Iterator[Replayed]:
     try:
-        inputs = list(_inputs(path, finding))
+        inputs = list(_inputs(path, finding, target))
     except InputError as error:
         yield Replayed(str(path), error=str(error))
         return
@@ -110,32 +115,34 @@ def _replay(path: Path, finding: str | None) -> Iterator[Replayed]:
             yield Replayed(name, error=str(error))
 
 
-def _inputs(path: Path, finding: str | None) -> Iterator[tuple[str, Again]]:
+def _inputs(path: Path, finding: str | None, target: str | None) -> Iterator[tuple[str, Again]]:
     if is_store(path):
         with open_store(path, create=False) as store:
             found = store.findings() if finding is None else store.findings_named(finding)
         for stored in found:
-            yield stored.identity, partial(_finding_again, stored)
+            yield stored.identity, partial(_finding_again, stored, target)
         return
     if finding is not None:
         raise InputError(f"{path} is no store: --finding goes with the store of a campaign")
     for file in cases_below(path):
-        yield str(file), partial(_case_again, file)
+        yield str(file), partial(_case_again, file, target)
 
 
-def _case_again(file: Path) -> tuple[str, ...]:
+def _case_again(file: Path, target: str | None) -> tuple[str, ...]:
     vector = load_vector(read_file(file), str(file))
-    findings = _harness(harness_file(vector.case.harness)).examine(vector.case)
+    kind = vector.case.harness
+    harness = _harness(harness_file(kind), target if kind == "vm_entry" else None)
+    findings = harness.examine(vector.case)
     fired = (f"{finding.identity}: {finding.message}" for finding in findings)
     return (*mismatches(vector), *fired)
 
 
-def _finding_again(stored: StoredFinding) -> tuple[str, ...]:
+def _finding_again(stored: StoredFinding, target: str | None) -> tuple[str, ...]:
     if not stored.text:
         return (f"it ended its worker: {stored.finding.message}",)
     case = load_vector(stored.text.encode(), stored.identity).case
     try:
-        harness = _harness(referenced_harness(stored.harness))
+        harness = _harness(referenced_harness(stored.harness), target or _target_of(stored))
     except InputError as error:
         raise InputError(f"{stored.identity} cannot be run again: {error}") from error
     findings = harness.examine(case)
@@ -145,6 +152,11 @@ def _finding_again(stored: StoredFinding) -> tuple[str, ...]:
     return (f"different: {other}",) if other else ()
 
 
+def _target_of(stored: StoredFinding) -> str | None:
+    """Return the second witness of a finding, if it is a target."""
+    return next((side for side in stored.finding.targets if side in TARGETS), None)
+
+
 @cache
-def _harness(file: Path) -> Harness:
-    return load_harness(file)
+def _harness(file: Path, target: str | None) -> Harness:
+    return with_target(load_harness(file), target, isolated=True)

@@ -16,6 +16,9 @@ from nvmxfuzz.inputs.codec import decode
 from nvmxfuzz.inputs.load import load_case
 from nvmxfuzz.inputs.raw_json import dump_raw
 from nvmxfuzz.reports.case_text import case_rows, to_json, to_text
+from nvmxfuzz.reports.observation_text import to_text as observation_text
+from nvmxfuzz.targets.base import Observation
+from nvmxfuzz.targets.registry import target_named
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -44,6 +47,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help=f"the file is an input as the engines make it, for {' or '.join(CASE_KINDS)}",
     )
     command.add_argument("--all", action="store_true", help="fields that equal the base as well")
+    command.add_argument(
+        "--target", metavar="NAME", help="what this target makes of it: see nvmxfuzz targets"
+    )
     form = command.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object")
     form.add_argument("--raw", action="store_true", help="a VM entry as raw JSON")
@@ -57,8 +63,21 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(_raw(case, args.file), indent=2))
         return 0
     rows = case_rows(case, everything=args.all)
-    print(json.dumps(to_json(case, rows)) if args.json else to_text(case, rows))
+    reply = to_json(case, rows)
+    text = to_text(case, rows)
+    if args.target is not None:
+        seen = _observation(case, args.target, args.file)
+        reply["target"] = {"name": args.target, **seen.to_json()}
+        text += "\n" + observation_text(args.target, seen)
+    print(json.dumps(reply) if args.json else text)
     return 0
+
+
+def _observation(case: Case, target: str, path: Path) -> Observation:
+    if not isinstance(case, EntryCase):
+        raise InputError(f"{path} is a capability config: --target goes with VM entries")
+    with target_named(target).make_isolated() as made:
+        return made.run(case.attempt)
 
 
 def _raw(case: Case, path: Path) -> dict[str, Any]:

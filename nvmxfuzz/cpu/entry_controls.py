@@ -149,11 +149,15 @@ def exception_vector(entry: Entry) -> bool:
 
 @SECTION.rule("entry.event.other-vector", when=injects_other_event)
 def other_event_vector(entry: Entry) -> bool:
-    """An other event is 0 with MTF support, or 1 or 2 into a guest that has CR4.FRED = 1."""
+    """An other event is 0 with MTF support, or 1 or 2 into a guest that has CR4.FRED = 1.
+
+    Where the processor has no FRED, that bit of CR4 does not make FRED transitions enabled.
+    """
     return (
         entry.caps.primary_may & Primary.MONITOR_TRAP_FLAG != 0
         if entry.event_vector == OtherEvent.PENDING_MTF_VM_EXIT
-        else entry.event_vector <= OtherEvent.SYSENTER and entry.vmcs.guest_cr4 & Cr4.FRED != 0
+        else entry.event_vector <= OtherEvent.SYSENTER
+        and entry.vmcs.guest_cr4 & entry.caps.cr4_fixed1 & Cr4.FRED != 0
     )
 
 

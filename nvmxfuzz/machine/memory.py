@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -37,17 +38,26 @@ class Memory:
 
     def read(self, address: int, size: int) -> bytes:
         """Return `size` bytes from `address`."""
-        for start, data in self.regions:
+        first = bisect_left(self.regions, (address + 1, b"")) - 1
+        if first >= 0:
+            start, data = self.regions[first]
             offset = address - start
-            if offset >= 0 and offset + size <= len(data):
+            if offset + size <= len(data):
                 return data[offset : offset + size]
-        return bytes(self._byte(at) for at in range(address, address + size))
+        return self._joined(max(first, 0), address, size)
 
-    def _byte(self, address: int) -> int:
-        for start, data in self.regions:
-            if start <= address < start + len(data):
-                return data[address - start]
-        return UNBACKED
+    def _joined(self, first: int, address: int, size: int) -> bytes:
+        """Return what lies in several regions, from number `first` on, and between them."""
+        found = bytearray([UNBACKED]) * size
+        end = address + size
+        for number in range(first, len(self.regions)):
+            start, data = self.regions[number]
+            if start >= end:
+                break
+            low, high = max(start, address), min(start + len(data), end)
+            if low < high:
+                found[low - address : high - address] = data[low - start : high - start]
+        return bytes(found)
 
     def read_int(self, address: int, size: int) -> int:
         """Return the little-endian unsigned integer of `size` bytes at `address`."""
