@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from nvmxfuzz.campaign.events import Died
 from nvmxfuzz.campaign.harness import WITNESS_ERRORS, Harness, error_finding
 from nvmxfuzz.campaign.listener import Listener
+from nvmxfuzz.campaign.memory import memory_bound
 from nvmxfuzz.campaign.once import death_of
 from nvmxfuzz.campaign.plan import Plan
 from nvmxfuzz.campaign.store import WORKER_LIVES
@@ -36,7 +37,8 @@ class Desk:
 
     `found` lists the identities of this campaign, `new` counts those the store did not have. A
     finding is stored first and triaged then, so that nothing is lost when the campaign is ended
-    in between. What triage runs is in this process: the worker ran the same and lived.
+    in between. What triage runs is in this process, within the memory of a worker: the worker ran
+    the same and lived.
     """
 
     plan: Plan
@@ -106,17 +108,20 @@ class Desk:
         except WITNESS_ERRORS as error:
             return None, error_finding(error, self.harness.name)
 
-    def _triage(self, case: Case, identity: str) -> Triaged | None:
+    def _triage(self, case: Case, identity: str) -> Triaged | str:
+        """Return what triage made of a finding, or why it came to no end."""
         try:
-            with _time_limit(TRIAGE_SECONDS):
+            with _time_limit(TRIAGE_SECONDS), memory_bound(self.plan.memory):
                 return triage(self.harness.examine, case, identity, Budget(stop=self.stop))
         except _TooLongError:
-            return None
-
-    def _note(self, finding: Finding, triaged: Triaged | None) -> str:
-        """Store what triage came to, and say it."""
-        if triaged is None:
             return "triage took too long"
+        except MemoryError:
+            return "triage took too much memory"
+
+    def _note(self, finding: Finding, triaged: Triaged | str) -> str:
+        """Store what triage came to, and say it."""
+        if isinstance(triaged, str):
+            return triaged
         small = triaged.smallest
         self.recorder.keep_triage(
             finding.identity,

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from nvmxfuzz.oracles.finding import Finding
 
-EndReason = Literal["time", "runs", "interrupted"]
+EndReason = Literal["time", "runs", "interrupted", "error"]
 
 
 @dataclass(frozen=True, slots=True)

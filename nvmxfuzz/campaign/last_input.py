@@ -7,6 +7,7 @@ A file mapped by both sides: what was written before a SIGKILL is still there fo
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 from pathlib import Path
 
@@ -19,9 +20,11 @@ class LastInput:
     """The number of the current input, counted from 1, and its bytes."""
 
     def __init__(self, path: Path) -> None:
+        """Map the file, making it if need be; OSError if there is no room for it."""
         size = _HEADER.size + MAX_INPUT
         with path.open("a+b") as file:
-            file.truncate(size)
+            # A file with holes would be SIGBUS to whoever writes into one on a full disk.
+            os.posix_fallocate(file.fileno(), 0, size)
             self._map = mmap.mmap(file.fileno(), size)
 
     def write(self, number: int, data: bytes) -> None:

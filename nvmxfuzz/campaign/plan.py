@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import runpy
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def harness_file(name: str) -> Path:
     if name in harness_names():
         return ROOT / "fuzz" / f"{name}.py"
     path = Path(name)
-    if path.suffix == ".py" and path.is_file():
+    if path.suffix == ".py" and os.path.isfile(path):
         return path.resolve()
     raise InputError(
         f"there is no harness {name[:80]!r}: choose among {', '.join(harness_names())}, "
@@ -77,7 +78,7 @@ def referenced_harness(reference: str) -> Path:
     """Return the file of a harness that a store names; InputError if it is not there any more."""
     name = f"fuzz/{reference}.py" if Path(reference).suffix != ".py" else reference
     file = ROOT / name
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise InputError(f"the harness {file} is not there any more: bring the file back")
     return file
 

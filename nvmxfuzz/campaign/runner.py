@@ -17,12 +17,15 @@ from nvmxfuzz.campaign.events import Died, EndReason, Event, Finished
 from nvmxfuzz.campaign.plan import Plan
 from nvmxfuzz.campaign.scratch import remove_abandoned, scratch_folder
 from nvmxfuzz.campaign.settings import Settings
-from nvmxfuzz.campaign.workers import WorkerProcess
+from nvmxfuzz.campaign.workers import Death, WorkerProcess
 from nvmxfuzz.errors import InputError
 
 POLL_SECONDS = 0.1
 STOP_SECONDS = 5.0
 """How long a worker may take to end after it was asked to."""
+
+MOST_STARTS = 3
+"""How often in a row a worker is started that does not get to its first input."""
 
 Stop = Callable[[], bool]
 
@@ -33,13 +36,26 @@ class _Count:
 
     executions: int = 0
     deaths: int = 0
+    starts: int = 0
+    """How many workers in a row did not get to their first input."""
 
 
 def run_campaign(plan: Plan, stop: Stop) -> Generator[Event, None, None]:
     """Yield what happens until the plan is done or `stop()` is true; `Finished` comes last.
 
-    InputError if the worker does not even start. Closing the generator ends the worker.
+    InputError if the worker does not even start, or if the system refuses what it needs. Closing
+    the generator ends the worker.
     """
+    try:
+        yield from _run(plan, stop)
+    except OSError as error:
+        raise InputError(
+            f"the campaign needs what the system refuses ({error.strerror}): make room in the "
+            "temporary folder (or name another one in TMPDIR), or raise the limits of the process"
+        ) from error
+
+
+def _run(plan: Plan, stop: Stop) -> Iterator[Event]:
     started = monotonic()
     count = _Count()
     with scratch_folder() as folder:
@@ -55,14 +71,33 @@ def run_campaign(plan: Plan, stop: Stop) -> Generator[Event, None, None]:
             finally:
                 worker.close()
             count.executions += executions
-            if death is not None:
-                if not executions:
-                    raise InputError(f"a worker did not start: {death.detail or death.reason}")
+            if death is not None and not executions:
+                # Ctrl-C may have met the worker before it was in a session of its own.
+                if not stop():
+                    _note_false_start(count, death)
+            elif death is not None:
+                count.starts = 0
                 count.deaths += 1
                 _forget(folder / "inputs", death.data)
                 yield Died(0, executions, death.reason, death.detail, death.data)
             reason = _end_reason(plan, stop, count, monotonic() - started)
     yield Finished(reason, count.executions, monotonic() - started)
+
+
+def _note_false_start(count: _Count, death: Death) -> None:
+    """Count a worker that did not get to an input; InputError if there is no use in another one.
+
+    The first of a campaign would not start a second time either; later something else may have
+    killed it.
+    """
+    count.starts += 1
+    if count.executions and count.starts < MOST_STARTS:
+        return
+    if death.reason == "exit 0":
+        raise InputError(
+            "a worker did not start: its file must end with main(HARNESS), see fuzz/vm_entry.py"
+        )
+    raise InputError(f"a worker did not start: {death.detail or death.reason}")
 
 
 def _write_seeds(plan: Plan, folder: Path) -> None:

@@ -30,7 +30,7 @@ _YOUNG_SECONDS = 60
 def scratch_folder() -> Iterator[Path]:
     """Make a folder for temporary files; it is removed at the end."""
     try:
-        holder = tempfile.TemporaryDirectory(prefix=_PREFIX)
+        holder = tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True)
     except OSError as error:
         raise InputError(
             f"no temporary folder can be made ({error.strerror}): name a place in TMPDIR"

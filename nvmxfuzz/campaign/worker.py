@@ -19,6 +19,7 @@ from nvmxfuzz.campaign.engines import engine_named
 from nvmxfuzz.campaign.events import WorkerEvent, to_line
 from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.campaign.last_input import LastInput
+from nvmxfuzz.campaign.memory import within
 from nvmxfuzz.campaign.second_witness import with_target
 from nvmxfuzz.campaign.session import Session
 from nvmxfuzz.campaign.settings import Settings, settings_from
@@ -68,7 +69,9 @@ def leave(session: Session) -> None:
 def _prepare(settings: Settings) -> None:
     """Bound the memory, leave Ctrl-C to the parent, and die with it."""
     faulthandler.enable()
-    resource.setrlimit(resource.RLIMIT_AS, (settings.memory, settings.memory))
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    memory = within(settings.memory, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 
 INTERRUPTED = 130
 _SAYING = b"nvmxfuzz: interrupted\n"
+_SHOW_CURSOR = b"\x1b[?25h"
 
 
 def main() -> int:
@@ -23,7 +25,7 @@ def main() -> int:
     # A shell starts what is in the background with Ctrl-C ignored: then it stays so.
     heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if heeded:
-        signal.signal(signal.SIGINT, _end_at_once)
+        signal.signal(signal.SIGINT, end_at_once)
     from nvmxfuzz.cli.command_line import run
 
     try:
@@ -31,17 +33,21 @@ def main() -> int:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         return run()
     except KeyboardInterrupt:
-        os.write(2, _SAYING)
+        with suppress(OSError):
+            os.write(2, _SAYING)
         return INTERRUPTED
     finally:
         if heeded:
-            signal.signal(signal.SIGINT, _end_at_once)
+            signal.signal(signal.SIGINT, end_at_once)
 
 
-def _end_at_once(*_: object) -> None:
-    """Handle Ctrl-C where there is nothing to lose.
+def end_at_once(*_: object) -> None:
+    """Handle Ctrl-C where there is nothing to lose, or where somebody insists.
 
     No exception: within a callback of the interpreter one would be printed and forgotten.
     """
-    os.write(2, _SAYING)
+    with suppress(OSError):
+        if os.isatty(1):
+            os.write(1, _SHOW_CURSOR)  # a status line hides it
+        os.write(2, _SAYING)
     os._exit(INTERRUPTED)

@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rich.console import Console as Terminal
-
 from nvmxfuzz.campaign.desk import Desk
 from nvmxfuzz.campaign.events import Died, Event, Finished, Found
 from nvmxfuzz.campaign.harness import Harness
@@ -35,12 +33,14 @@ from nvmxfuzz.campaign.settings import ENGINES
 from nvmxfuzz.campaign.store import Store, open_store
 from nvmxfuzz.campaign.store.recorder import Recorder
 from nvmxfuzz.campaign.tally import Tally
-from nvmxfuzz.cli import INTERRUPTED
+from nvmxfuzz.cli import INTERRUPTED, end_at_once
 from nvmxfuzz.cli.files import read_file
 from nvmxfuzz.cli.invocation import command, typed_path
+from nvmxfuzz.cli.streams import silence
+from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.codec import encode
 from nvmxfuzz.inputs.load import load_case
-from nvmxfuzz.reports.console import Console, Summary
+from nvmxfuzz.reports.console import Console, Summary, Terminal
 from nvmxfuzz.reports.ndjson import Ndjson
 
 DEFAULT_STORE = ROOT / "nvmxfuzz.db"
@@ -97,8 +97,15 @@ def run(args: argparse.Namespace) -> int:
             seeds=_seeds(harness) if args.engine == "atheris" else (),
             target=args.target,
         )
-        summary = _campaign(plan, harness, store, interrupted, as_json=args.json)
-    print(json.dumps(summary.to_json()) if args.json else summary.to_text())
+        summary, error = _campaign(plan, harness, store, interrupted, as_json=args.json)
+        if isinstance(error, BrokenPipeError):
+            # The reader has seen enough; what there is to say is in the store.
+            silence(sys.stdout)
+        elif error is not None and not summary.executions:
+            raise error
+        print(json.dumps(summary.to_json()) if args.json else summary.to_text(), flush=True)
+        if error is not None and not isinstance(error, BrokenPipeError):
+            raise error
     if summary.reason == "interrupted":
         return INTERRUPTED
     return 1 if summary.findings else 0
@@ -111,8 +118,8 @@ def _campaign(
     interrupted: Callable[[], bool],
     *,
     as_json: bool,
-) -> Summary:
-    """Run the campaign, with everybody listening who has to."""
+) -> tuple[Summary, Exception | None]:
+    """Run the campaign, with everybody listening who has to; return what ended it early as well."""
     recorder = Recorder(store, plan, harness, int(time.time()))
     listener: Listener = (
         Ndjson(sys.stdout) if as_json else Console(Terminal(file=sys.stdout), harness.noun)
@@ -128,20 +135,32 @@ def _campaign(
     )
     tally = Tally()
     last: Event | None = None
-    with (
-        contextlib.closing(listener),
-        contextlib.closing(run_campaign(plan, interrupted)) as events,
-    ):
-        for event in events:
-            tally.take(event)
-            if isinstance(event, Found):
-                desk.found_by_oracle(event.finding, event.data)
-            elif isinstance(event, Died):
-                desk.worker_died(event)
-            recorder.take(event, tally)
-            listener.take(event, tally)
-            last = event
-    assert isinstance(last, Finished)
+    ended_by: Exception | None = None
+    begin = time.monotonic()
+    try:
+        with (
+            contextlib.closing(listener),
+            contextlib.closing(run_campaign(plan, interrupted)) as events,
+        ):
+            for event in events:
+                tally.take(event)
+                if isinstance(event, Found):
+                    desk.found_by_oracle(event.finding, event.data)
+                elif isinstance(event, Died):
+                    desk.worker_died(event)
+                recorder.take(event, tally)
+                listener.take(event, tally)
+                last = event
+    except (InputError, OSError, MemoryError) as error:
+        ended_by = error
+    if not isinstance(last, Finished):
+        last = Finished("error", tally.executions, time.monotonic() - begin)
+        recorder.give_up(tally, last.seconds)
+    return _summary(plan, store, last, tally, desk), ended_by
+
+
+def _summary(plan: Plan, store: Store, last: Finished, tally: Tally, desk: Desk) -> Summary:
+    harness = desk.harness
     shown = typed_path(store.path)
     return Summary(
         harness=harness_reference(plan.file),
@@ -168,15 +187,22 @@ def _seeds(harness: Harness) -> tuple[bytes, ...]:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Make the first Ctrl-C (or SIGTERM) a wish that the campaign fulfils; a second one insists."""
+    """Make the first Ctrl-C (or SIGTERM, SIGHUP) a wish that the campaign fulfils.
+
+    A second one insists. What is ignored stays so, as for nohup.
+    """
     wishes: list[int] = []
 
-    def wish(number: int, _: object) -> None:
+    def wish(number: int, frame: object) -> None:
         if wishes:
-            raise KeyboardInterrupt
+            end_at_once(number, frame)
         wishes.append(number)
 
-    previous = {number: signal.signal(number, wish) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {
+        number: signal.signal(number, wish)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield lambda: bool(wishes)
     finally:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from nvmxfuzz.campaign.harness import Harness
-from nvmxfuzz.campaign.plan import harness_file, load_harness, referenced_harness
+from nvmxfuzz.campaign.memory import memory_bound
+from nvmxfuzz.campaign.plan import DEFAULT_MEMORY, harness_file, load_harness, referenced_harness
 from nvmxfuzz.campaign.second_witness import with_target
 from nvmxfuzz.campaign.store import StoredFinding, is_store, open_store
 from nvmxfuzz.cli.files import cases_below, read_file
@@ -110,7 +111,9 @@ def _replay(path: Path, finding: str | None, target: str | None) -> Iterator[Rep
         return
     for name, again in inputs:
         try:
-            yield Replayed(name, again())
+            with memory_bound(DEFAULT_MEMORY):
+                complaints = again()
+            yield Replayed(name, complaints)
         except InputError as error:
             yield Replayed(name, error=str(error))
 

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
 import tomllib
 from typing import Any, Final, NoReturn
 
@@ -12,21 +14,50 @@ from nvmxfuzz.errors import InputError
 MAX_BYTES: Final = 1 << 20
 """No case is larger than this."""
 
-_MAX_DOTS = 500
+_MAX_KEY_DOTS: Final = 8
+_MAX_DOTS: Final = 10_000
+
+_STRING_OR_COMMENT: Final = re.compile(
+    r"""
+    "{3} (?: \\. | [^"\\] | "{1,2}(?!") )*+ (?: "{3,5}+ | \\?\Z )
+    | '{3} (?: [^'] | '{1,2}(?!') )*+ (?: '{3,5}+ | \Z )
+    | " (?: \\. | [^"\\\n] )*+ "?
+    | ' [^'\n]*+ '?
+    | \# [^\n]*+
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+"""What may hold any character; without its end where that is missing, for the parser to refuse."""
 
 
 def parse_toml(data: bytes) -> dict[str, Any]:
     """Return the table in `data`; raises InputError where it is no TOML."""
-    text = _decoded(data)
-    # The parser's time grows with the square of the parts of a dotted key.
-    if any(line.count(".") > _MAX_DOTS for line in text.splitlines()):
-        raise InputError(f"a line has more than {_MAX_DOTS} dots; no case needs so many")
+    return toml_table(_decoded(data))
+
+
+def toml_table(text: str) -> dict[str, Any]:
+    """Return the table in `text`; raises InputError where it is no TOML."""
+    _few_dots(text)
     try:
         return tomllib.loads(text)
     except RecursionError:
         raise InputError("this TOML is nested too deeply; a case has two levels") from None
     except ValueError as problem:
         raise InputError(f"this is no TOML: {_reason(problem)}") from None
+
+
+def without_comments(text: str) -> str:
+    """Return TOML without its comments, on the same lines."""
+    return _STRING_OR_COMMENT.sub(lambda found: "" if found[0][0] == "#" else found[0], text)
+
+
+def _few_dots(text: str) -> None:
+    """Refuse long dotted keys: the parser's time grows with the square of their parts."""
+    bare = _STRING_OR_COMMENT.sub("", text)
+    if any(key.count(".") > _MAX_KEY_DOTS for key in re.split(r"[\n,={}]", bare)):
+        raise InputError(f"a key has more than {_MAX_KEY_DOTS} dots; those of a case have two")
+    if bare.count(".") > _MAX_DOTS:
+        raise InputError(f"there are more than {_MAX_DOTS} dots in keys; no case needs so many")
 
 
 def parse_json(data: bytes) -> dict[str, Any]:
@@ -55,7 +86,7 @@ def _decoded(data: bytes) -> str:
     if len(data) > MAX_BYTES:
         raise InputError(f"the file has more than {MAX_BYTES} bytes; no case is so large")
     try:
-        return data.decode("utf-8")
+        return data.removeprefix(codecs.BOM_UTF8).decode("utf-8")
     except UnicodeDecodeError as problem:
         raise InputError(
             f"byte {problem.start} is no UTF-8; a case is a text file of TOML or JSON"

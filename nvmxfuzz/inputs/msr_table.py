@@ -20,12 +20,12 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections.abc import Mapping
 from typing import NoReturn
 
 from nvmxfuzz.arch.msr import VMX_CAPABILITY_MSRS
 from nvmxfuzz.errors import InputError
+from nvmxfuzz.inputs.document import toml_table, without_comments
 from nvmxfuzz.machine import profile_check
 from nvmxfuzz.machine.profile import Profile, load_profile
 
@@ -55,7 +55,8 @@ _PAIR = re.compile(
     r"(?:[ \t]*(?:=>|->|=|:|,)[ \t]*|[ \t]+)(?P<value>(?![=:,]|->)\S+)"
 )
 _COMMAND = re.compile(
-    r"(?:.*[\s#$>/])?rdmsr[ \t]+(?P<arguments>(?:[^\s=:]+[ \t]+)*(?:0[xX][0-9a-fA-F]+|\d+))"
+    r"(?:.*[\s#$>/])?rdmsr[ \t]+"
+    r"(?P<arguments>(?:(?:--processor=[0-9]+|[^\s=:]+)[ \t]+)*(?:0[xX][0-9a-fA-F]+|[0-9]+))"
 )
 _CANNOT_READ = re.compile(r"(?:.*\s)?rdmsr: ?.*cannot read MSR (?P<index>0x[0-9a-fA-F]+)")
 _HEX = re.compile(r"(?:0[xX])?[0-9a-fA-F]+(?:[_`][0-9a-fA-F]+)*")
@@ -105,6 +106,8 @@ def _from_json(text: str, name: str) -> Profile:
         _bad(error.lineno, f"this is not JSON ({error.msg}); correct it or {_EXAMPLE}")
     except (ValueError, RecursionError):
         raise InputError("the JSON is nested too deeply or has too long a number") from None
+    if "profile" in data and "msrs" in data:
+        raise InputError('both "profile" and "msrs" are given; leave one of them out')
     profile = data.get("profile", data)
     if isinstance(profile, str):
         return load_profile(profile)
@@ -125,13 +128,7 @@ def _unique(text: str, pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _from_toml(text: str, name: str) -> Profile:
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"this is not TOML: {_quote(str(error))}") from None
-    except (ValueError, RecursionError):
-        raise InputError("the TOML is nested too deeply or has too long a number") from None
-    return _from_table(text, table, name)
+    return _from_table(without_comments(text), toml_table(text), name)
 
 
 def _from_table(text: str, table: Mapping[str, object], name: str) -> Profile:
@@ -145,14 +142,15 @@ def _from_table(text: str, table: Mapping[str, object], name: str) -> Profile:
 
 
 def _line_of(text: str, key: str, occurrence: int) -> int:
-    """Return the line on which `key` stands for the n-th time, 1 where it is written otherwise."""
-    at = -1
+    """Return the line that gives `key` for the n-th time, 1 where it is written otherwise."""
+    at = 0
+    given = re.compile(rf"(?:^|[{{,.])[ \t]*[\"']?({re.escape(key)})[\"']?[ \t]*[:=]", re.MULTILINE)
     for _ in range(occurrence):
-        found = text.find(key, at + 1)
-        if found < 0:
+        found = given.search(text, at)
+        if found is None:
             break
-        at = found
-    return text.count("\n", 0, max(at, 0)) + 1
+        at = found.start(1)
+    return text.count("\n", 0, at) + 1
 
 
 # Lines.
@@ -186,9 +184,14 @@ def _hex(number: int, text: str, width: int) -> int:
     return value
 
 
+def _split(text: str) -> list[str]:
+    """Return the lines that editors count: str.splitlines() knows further ends of lines."""
+    return re.split(r"\r\n?|\n", text)
+
+
 def _vbox_log(text: str) -> dict[int, int]:
     table = _Table()
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(_split(text), 1):
         found = _VBOX.search(line[:_MAX_LINE])
         # Parts of a register are logged like registers of their own: MSR_IA32_VMX_MISC_CR3_TARGET.
         if found and found[1] in _INDEX_BY_NAME:
@@ -199,7 +202,7 @@ def _vbox_log(text: str) -> dict[int, int]:
 def _lines(text: str) -> dict[int, int]:
     table = _Table()
     command: _Rdmsr | None = None
-    for number, raw in enumerate(text.splitlines(), 1):
+    for number, raw in enumerate(_split(text), 1):
         if len(raw) > _MAX_LINE:
             _bad(number, f"this is longer than {_MAX_LINE} characters; {_EXAMPLE}")
         line = _without_prefix(raw)
@@ -277,7 +280,7 @@ class _Rdmsr:
             self._option(argument)
             if argument in _WITH_ARGUMENT:
                 next(rest, None)
-        if len(indices) != 1 or not re.fullmatch(r"0[xX][0-9a-fA-F]{1,8}|\d{1,10}", indices[0]):
+        if len(indices) != 1 or not re.fullmatch(r"0[xX][0-9a-fA-F]{1,8}|[0-9]{1,10}", indices[0]):
             _bad(self.number, f"rdmsr of {_quote(' '.join(arguments))} names no single MSR")
         # strtoul() with base 0, as rdmsr has it; nobody writes octal here.
         return int(indices[0], 16 if indices[0][:2] in ("0x", "0X") else 10)
@@ -301,7 +304,7 @@ class _Rdmsr:
     def _number(self, number: int, line: str) -> int:
         if self.base == 16:
             return _hex(number, line, 64)
-        digits = r"-?\d{1,20}" if self.base == 10 else "[0-7]{1,22}"
+        digits = r"-?[0-9]{1,20}" if self.base == 10 else "[0-7]{1,22}"
         if not re.fullmatch(digits, line):
             _bad(number, f"{_quote(line)} is no number as rdmsr prints it with these options")
         value = int(line, self.base)

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Final
 
 _MOST_DIGITS: Final = 80
 _MOST_SHOWN: Final = 60
+_NUMBER: Final = re.compile("-?(?:0|[1-9][0-9]*|0[xX][0-9a-fA-F]+)")
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
@@ -19,12 +21,17 @@ def nearest(word: str, words: Iterable[str]) -> str:
 
 def whole_number(value: object) -> int | None:
     """Return an integer, given as one or as a text such as "0x8000" or "12", else None."""
-    if isinstance(value, str) and len(value) <= _MOST_DIGITS:
-        try:
-            return int(value, 0)
-        except ValueError:
-            return None
+    if isinstance(value, str):
+        fits = len(value) <= _MOST_DIGITS and _NUMBER.fullmatch(value)
+        return int(value, 0) if fits else None
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def printable(text: str) -> str:
+    """Return `text` with what a terminal would obey, control characters and the like, escaped."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def show(value: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import TypeAlias
 from zlib import crc32
 
@@ -14,12 +14,15 @@ from nvmxfuzz.arch.registers import Rflags
 from nvmxfuzz.cpu.judgement import Judgement
 from nvmxfuzz.cpu.reads import inputs_by_rule
 from nvmxfuzz.cpu.vm_entry import CHAPTER
+from nvmxfuzz.inputs.bases import base, default_base
 from nvmxfuzz.inputs.case import EntryCase
 from nvmxfuzz.inputs.difference import Change, Edit, apply_to, differences_between
 from nvmxfuzz.inputs.layout import layout
-from nvmxfuzz.inputs.repair import repair
+from nvmxfuzz.inputs.profile_name import named_profile
+from nvmxfuzz.inputs.repair import repair, satisfiable
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.outcome import Outcome
+from nvmxfuzz.machine.profile import Profile
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.oracle import Oracle
 
@@ -87,7 +90,12 @@ def guest_state_unread(case: EntryCase, run: VmEntryWitness) -> Finding | None:
 
 
 def repaired(case: EntryCase, run: VmEntryWitness) -> Finding | None:
-    """A repaired state breaks no rule, its one-edit neighbour only rules that name the edit."""
+    """A repaired state breaks no rule, its one-edit neighbour only rules that name the edit.
+
+    Not asked of profiles from outside whose capabilities let no state enter, as far as is known.
+    """
+    if named_profile(case) is None and not _lets_enter(case.profile, run):
+        return None
     valid = repair(case.attempt)
     broken = run(valid).broken_names
     if broken:
@@ -104,6 +112,17 @@ def repaired(case: EntryCase, run: VmEntryWitness) -> Finding | None:
         return None
     said = f"after an edit of {place} a repaired state breaks {', '.join(unrelated)}"
     return _finding("entry.repaired", unrelated, f"neighbour: {place}", said)
+
+
+@lru_cache(maxsize=64)
+def _lets_enter(profile: Profile, run: VmEntryWitness) -> bool:
+    """Tell whether no contradiction is seen in `profile`, and its usual base, repaired, enters.
+
+    Both are asked: the one looks at capabilities in every mode, the other at one state for good.
+    """
+    if not satisfiable(profile):
+        return False
+    return not run(repair(base(default_base(profile), profile))).broken
 
 
 def _with_other_guest_state(attempt: Attempt) -> Attempt:

@@ -14,6 +14,10 @@ from nvmxfuzz.inputs.case import Case
 from nvmxfuzz.inputs.difference import Edit, differences, origin
 from nvmxfuzz.inputs.layout import Slot, layout
 from nvmxfuzz.inputs.words import word_of
+from nvmxfuzz.machine.outside import printable
+
+_MOST_DIGITS = 64
+_WIDEST = 20
 
 _BITS: dict[str, type] = {
     "pin_based_vm_exec_control": Pin,
@@ -88,20 +92,26 @@ def to_json(case: Case, rows: Sequence[Row]) -> dict[str, object]:
 
 def to_text(case: Case, rows: Sequence[Row]) -> str:
     """Return the rows as a table, a line each."""
-    lines = [f"{case.harness}: profile {case.profile.name}, base {case.base}"]
-    if case.note:
-        lines.append(case.note)
+    lines = [f"{case.harness}: profile {printable(case.profile.name)}, base {printable(case.base)}"]
+    lines += [printable(line) for line in case.note.split("\n") if case.note]
     if not rows:
         lines.append("  as the base")
     names = max((len(row.name) for row in rows), default=0)
-    values = max((len(row.value) for row in rows), default=0)
+    values = min(max((len(row.value) for row in rows), default=0), _WIDEST)
     bases = max((len(row.base) for row in rows), default=0)
     lines += [
-        f"  {row.area:9}  {row.name:{names}}  {row.value:>{values}}  "
+        f"  {row.area:9}  {row.name:{names}}  {_cut(row.value):>{values}}  "
         f"(base {row.base:>{bases}})  {row.meaning}"
         for row in rows
     ]
     return "\n".join(lines)
+
+
+def _cut(value: str) -> str:
+    """Return a value, of many bytes of memory the first ones and how many there are."""
+    if len(value) <= _MOST_DIGITS:
+        return value
+    return f"{value[:_MOST_DIGITS]}... {len(value) // 2} bytes"
 
 
 def _meaning(slot: Slot) -> str:

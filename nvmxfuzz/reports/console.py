@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from time import monotonic
 
-from rich.console import Console as Terminal
+import rich.console
 from rich.live import Live
 from rich.text import Text
 
@@ -101,7 +101,21 @@ class Summary:
 
 
 _LISTED = 10
-_ENDINGS = {"time": "done", "runs": "done", "interrupted": "interrupted"}
+_ENDINGS = {
+    "time": "done",
+    "runs": "done",
+    "interrupted": "interrupted",
+    "error": "ended by an error",
+}
+
+
+class Terminal(rich.console.Console):
+    """Where a campaign is printed."""
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to the caller what becomes of a campaign whose reader is gone."""
+        self.quiet = True
+        raise BrokenPipeError
 
 
 class Console:

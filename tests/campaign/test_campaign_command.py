@@ -262,3 +262,26 @@ def test_a_missing_library_is_one_sentence(tmp_path: Path, store: Path) -> None:
 
 def _path(first: Path) -> str:
     return os.pathsep.join([str(first), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def test_running_out_of_memory_is_seen_again_within_the_same_bound(store: Path) -> None:
+    status, _, err = fuzz(
+        SOUND, "--engine=random", "--runs=60", "--seed=1", f"--store={store}", TROUBLE="swell"
+    )
+    assert (status, err) == (1, "")
+    with open_store(store, create=False) as opened:
+        assert [each.reproduced for each in opened.findings()] == [True]
+
+
+def test_an_error_in_the_midst_keeps_the_summary(tmp_path: Path, store: Path) -> None:
+    mine = tmp_path / "mine.py"
+    text = Path(SOUND).read_text().replace("parents[3]", f"parents[0] / {str(HERE.parents[1])!r}")
+    # The first worker starts, none after it.
+    mine.write_text(text.replace("    main(HARNESS)", "    os.unlink(__file__)\n    main(HARNESS)"))
+    status, out, err = fuzz(
+        str(mine), "--engine=random", "--seed=1", f"--store={store}", TROUBLE="segv"
+    )
+    assert status == 2
+    assert "ended by an error" in out
+    assert "a worker did not start" in err
+    assert err.count("\n") == 1

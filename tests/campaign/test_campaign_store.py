@@ -211,3 +211,13 @@ def test_what_was_stored_survives_a_kill(path: Path) -> None:
         stored = store.findings()
     assert set(kept) <= {each.identity for each in stored}
     assert all((len(each.data), each.case_text, each.count) == (5000, "text", 1) for each in stored)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("rules", "{"), ("rules", "[1]"), ("targets", "[]"), ("targets", "7")]
+)
+def test_a_damaged_row_is_a_sentence(store: Store, column: str, value: str) -> None:
+    store.add_finding(campaign(store), "vm_entry", ONE, b"", "")
+    store._connection.execute(f"UPDATE finding SET {column} = ?", (value,))
+    with pytest.raises(InputError, match="is damaged"):
+        store.findings()

@@ -131,7 +131,7 @@ def test_replay_says_what_a_vector_expects_otherwise(run: Run, tmp_path: Path) -
 
 
 def test_replay_asks_the_oracles_of_the_harness(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def grumpy(file: Path) -> Harness:
+    def grumpy(file: Path, _target: str | None) -> Harness:
         """Load a harness, and give it an oracle of which nothing ever holds."""
         finding = Finding("some.oracle", (), ("cpu", "cpu"), "", "it is so")
         oracle: Oracle[Any, Any] = Oracle("some.oracle", "nowhere", lambda _case, _run: finding)

@@ -83,6 +83,61 @@ def test_a_file_of_one_piece_repeated_is_read_soon(piece: bytes) -> None:
     assert time.process_time() - start < 10
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\n".join(b"k%d" % number + b".a" * 490 + b"=1" for number in range(1000)),
+        b"\n".join(b"[t%d" % number + b".a" * 490 + b"]" for number in range(1000)),
+        '"\u2028".'.encode() * 100_000,
+        '"\u0085".'.encode() * 100_000,
+        b'"\x0c".' * 100_000,
+        b'x = ["""a"""", {' + b"a." * 100_000 + b"a=1}]",
+        b"x = ['''a''''', {" + b"a." * 100_000 + b"a=1}]",
+        b'x = "\\"" # "\n' + b"a." * 100_000 + b"a=1",
+        b"[a.a.a.a.a.a.a.a]\n" + b"".join(b"k%d.a.a.a.a.a.a.a=1\n" % at for at in range(45_000)),
+    ],
+)
+def test_dotted_keys_are_refused_soon(data: bytes) -> None:
+    start = time.process_time()
+    with pytest.raises(InputError, match="dots"):
+        load_vector(data, "file")
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("piece", [b'\\"""', b"\\'''", b'"""\\', b"'''", b'""', b"'\n", b'"\\'])
+def test_quotes_without_an_end_are_read_soon(piece: bytes) -> None:
+    start = time.process_time()
+    read((piece * MAX_BYTES)[:MAX_BYTES])
+    assert time.process_time() - start < 2
+
+
+def test_dots_in_texts_and_comments_are_none_of_a_key() -> None:
+    note = '"' + ". " * 1000 + '"'
+    for text in (f"note = {note}", f'note = """{". " * 999}"" """', "format = 1 # " + "." * 20_000):
+        read(text.encode())
+        assert load_vector(text.encode(), "file").case
+
+
+@pytest.mark.parametrize("data", [b"null", b"3", b"[1, 2]", b'["vmcs"]', b"true", b'"vmcs"'])
+def test_json_that_is_no_object_is_no_case(data: bytes) -> None:
+    with pytest.raises(InputError, match="a case is an object"):
+        load_vector(data, "case.json")
+
+
+@pytest.mark.parametrize("data", [b'{"vmcs": {}}', b"format = 1"])
+def test_a_byte_order_mark_is_passed_over(data: bytes) -> None:
+    assert load_vector(b"\xef\xbb\xbf" + data, "f").case == load_vector(data, "f").case
+
+
+@pytest.mark.parametrize(
+    "number", ["\u0663", "1_0", " 1 ", "+1", "0x1_0", "\uff11", "007", "0x", "", "1\n", "0b1"]
+)
+def test_a_number_in_a_text_is_plain(number: str) -> None:
+    document = {"vmcs": {"guest_rip": number}}
+    with pytest.raises(InputError, match="give a number such as 0x8000"):
+        load_vector(json.dumps(document).encode(), "file")
+
+
 def test_a_file_full_of_memory_is_read_soon() -> None:
     memory = {hex(at): "00" for at in range(0, 120_000, 2)}
     start = time.process_time()

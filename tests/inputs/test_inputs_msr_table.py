@@ -46,6 +46,8 @@ def parse(text: str) -> dict[int, int]:
         "rdmsr -c 0x480\n0xda040000000010\nrdmsr --decimal 0x481\n545460846614\nrdmsr 0x491\n"
         "rdmsr: CPU 0 cannot read MSR 0x00000491\n",
         "rdmsr 0x480: 0xda040000000010\nrdmsr 0x481 = 7f00000016",
+        "rdmsr --processor=3 0x480\nda040000000010\nrdmsr --processor 3 0x481\n7f00000016",
+        "rdmsr -p 3 0x480\nda040000000010\nrdmsr -p3 0x481\n7f00000016",
         '{"msrs": {"0x480": "0xda040000000010", "0x481": 545460846614}}',
         '{"0x480": "0xda040000000010", "0x481": "0x7f00000016"}',
         '{"format": 1, "profile": {"msrs": {"0x480": "0xda040000000010", "0x481": '
@@ -123,7 +125,13 @@ def test_what_a_profile_says_beside_its_msrs_is_kept() -> None:
         ('{"profile": "no such"}', "no profile is named"),
         ('{"msrs": {"0x480": ' + "9" * 5000 + "}}", "too long a number"),
         ('{"a":' * 100_000, "nested too deeply"),
-        ('[msrs]\n"0x480" = 1\n"0x480" = 2\n', "not TOML: .*line 3"),
+        ('[msrs]\n"0x480" = 1\n"0x480" = 2\n', "no TOML: .*line 3"),
+        ('# "0x480" = 1\n# 0x480, 0x480 = 1\n[msrs]\n"0x480" = 1.5\n', "line 4: MSR 0x480 is 1.5"),
+        ('[msrs]\n"0x480" = "1_0"\n', "line 2: MSR 0x480 is '1_0'"),
+        ("0x48c = -\x0c\u2028\n0x480 = zz", "line 2: 'zz' is no hexadecimal"),
+        ("rdmsr \u0663\n1\n", "line 1: .* is no MSR"),
+        ('{"msrs": {"0x480": 1}, "profile": "skylake-x"}', "leave one of them out"),
+        ("[msrs]\n" + "a." * 100_000 + "a = 1", "dots"),
         ('[msrs]\n"0x480" = 1.5\n', "line 2: MSR 0x480 is 1.5"),
         ("[msrs]\nx = " + "[" * 100_000, "nested too deeply"),
     ],

@@ -140,3 +140,18 @@ def test_contradictory_profile_is_not_satisfiable(index: int, unset: int, ones: 
     profile = load_profile("skylake-x")
     msrs = {**profile.msrs, index: profile.msrs[index] & ~unset | ones}
     assert not satisfiable(replace(profile, msrs=msrs))
+
+
+def test_posted_interrupts_that_must_be_on_bring_the_secondary_controls() -> None:
+    profile = load_profile("ice-lake")
+    demanding = replace(profile, msrs={**profile.msrs, 0x48D: (1 << 64) - 1})
+    assert satisfiable(demanding)
+    fixed = repair(base("guest-64", demanding))
+    assert vm_entry(fixed).permitted == (ENTERED,)
+    assert repair(fixed) == fixed
+
+
+def test_posted_interrupts_that_must_be_on_bring_what_secondary_controls_lack() -> None:
+    profile = load_profile("ivy-bridge")
+    ones = (1 << 64) - 1
+    assert not satisfiable(replace(profile, msrs={**profile.msrs, 0x48D: ones, 0x48B: ones}))

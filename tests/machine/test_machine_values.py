@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The values a machine is made of: VMCS, memory, outcome."""
 
+import time
+from random import Random
+
 import pytest
 
 from nvmxfuzz.machine.memory import Memory
@@ -48,6 +51,25 @@ def test_unbacked_memory_reads_as_ones() -> None:
 def test_memory_joins_what_touches_and_the_later_write_wins() -> None:
     memory = Memory.of({0x10: b"ab", 0x12: b"cd", 0x11: b"X"})
     assert memory.regions == ((0x10, b"aXcd"),)
+
+
+def test_memory_reads_byte_by_byte_across_regions_and_gaps() -> None:
+    rng = Random(7)
+    for _ in range(200):
+        cells = {rng.randrange(60): rng.randrange(256) for _ in range(rng.randrange(40))}
+        memory = Memory.of({at: bytes([byte]) for at, byte in cells.items()})
+        for address in range(62):
+            size = rng.randrange(12)
+            wanted = bytes(cells.get(at, 0xFF) for at in range(address, address + size))
+            assert memory.read(address, size) == wanted
+
+
+def test_memory_of_many_regions_is_read_soon() -> None:
+    memory = Memory(tuple((at, b"x") for at in range(0, 200_000, 2)))
+    start = time.process_time()
+    for address in range(0, 200_000, 10):
+        assert memory.read(address, 4) == b"x\xffx\xff"
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from nvmxfuzz.inputs.case import EntryCase
 from nvmxfuzz.inputs.strategies import entry_cases
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.outcome import Outcome
-from nvmxfuzz.machine.profile import load_profile
+from nvmxfuzz.machine.profile import Profile, load_profile
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.vm_entry import ORACLES, VmEntryWitness
 
@@ -122,6 +122,29 @@ def test_a_planted_fault_fires_and_nothing_does_without_it(
     assert finding is not None
     assert finding.oracle == oracle
     assert site is None or finding.site == site
+
+
+@pytest.mark.parametrize(
+    "msrs",
+    [
+        {"0x483": "0x1"},
+        {"0x488": "0x8000000000000000", "0x489": "0x1"},
+        {"0x480": "0xda040000000002", "0x48f": "0xffffffffffffffff"},
+    ],
+)
+def test_a_profile_without_a_legal_state_is_not_asked_for_one(msrs: dict[str, str]) -> None:
+    profile = Profile.from_mapping({"msrs": msrs})
+    case = EntryCase(base("guest-32", profile), "guest-32")
+    assert vm_entry(case.attempt).broken
+    assert fire("entry.repaired", case, vm_entry) is None
+
+
+def test_a_profile_from_outside_with_a_legal_state_is_asked_for_one() -> None:
+    profile = replace(PLAIN.attempt.profile, name="mine")
+    rip = {"guest_rip": 1 << 63}
+    case = EntryCase(replace(base("guest-64", profile), vmcs=PLAIN.attempt.vmcs.replace(rip)))
+    assert fire("entry.repaired", case, vm_entry) is None
+    assert fire("entry.repaired", case, confusing_fields) is not None
 
 
 def test_every_oracle_has_a_planted_fault_and_a_sentence() -> None:

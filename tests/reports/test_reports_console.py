@@ -5,13 +5,12 @@ import io
 from dataclasses import replace
 
 import pytest
-from rich.console import Console as Terminal
 
 from nvmxfuzz.campaign.events import Notice, Progress, Seen
 from nvmxfuzz.campaign.tally import Tally
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.reports import console
-from nvmxfuzz.reports.console import Console, Summary
+from nvmxfuzz.reports.console import Console, Summary, Terminal
 
 FINDING = Finding("some.oracle", ("a",), ("cpu", "cpu"), "", "it is [so]")
 SUMMARY = Summary(

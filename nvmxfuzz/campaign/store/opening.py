@@ -17,7 +17,9 @@ APPLICATION_ID = 0x6E766D78
 VERSION = 1
 """The version of schema.sql."""
 
-_BUSY_SECONDS = 5.0
+_BUSY_SECONDS = 60.0
+"""How long to wait for another writer: one that was stopped for a while, or has much to write."""
+
 _MAGIC = b"SQLite format 3\x00"
 
 
@@ -37,17 +39,22 @@ def is_store(path: Path) -> bool:
 
 def open_database(path: Path, *, read_only: bool) -> sqlite3.Connection:
     """Return a connection to the store; InputError, in a sentence, for anything else."""
-    _require_place(path, read_only=read_only)
     try:
+        _require_place(path, read_only=read_only)
         connection = sqlite3.connect(_uri(path, read_only), timeout=_BUSY_SECONDS, uri=True)
-    except sqlite3.Error as error:
-        raise InputError(f"the store {path} cannot be opened: {error}") from error
+    except (OSError, sqlite3.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(
+            f"the store {path} cannot be opened ({reason}): name another one"
+        ) from error
     try:
         _prepare(connection, path, read_only=read_only)
     except BaseException as error:
         connection.close()
-        if isinstance(error, sqlite3.DatabaseError):
+        if isinstance(error, sqlite3.Error):
             raise InputError(_refusal(path, error)) from error
+        if isinstance(error, ValueError | TypeError):
+            raise InputError(f"the store {path} is damaged ({error}): name another one") from error
         raise
     return connection
 
@@ -64,12 +71,19 @@ def _require_place(path: Path, *, read_only: bool) -> None:
 
 
 def _uri(path: Path, read_only: bool) -> str:
-    address = f"file:{quote(str(path.absolute()))}"
+    address = f"file:{quote(os.fsencode(path.absolute()))}"
     if not read_only:
         return f"{address}?mode=rwc"
-    # A reader of a write-ahead log needs files beside it, which a read-only folder cannot have.
-    immutable = "" if os.access(path.parent, os.W_OK) else "&immutable=1"
-    return f"{address}?mode=ro{immutable}"
+    # A reader needs files beside the store, which a read-only folder cannot have. But where there
+    # is a write-ahead log, a reader that did without would miss what is in it.
+    is_alone = not os.access(path.parent, os.W_OK) and not _log_of(path)
+    return f"{address}?mode=ro{'&immutable=1' if is_alone else ''}"
+
+
+def _log_of(path: Path) -> str | None:
+    """Return the write-ahead log of a store if it has one that is not empty."""
+    log = f"{path}-wal"
+    return log if os.path.isfile(log) and os.path.getsize(log) else None
 
 
 def _prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
@@ -112,9 +126,16 @@ def _create(connection: sqlite3.Connection) -> None:
     )
 
 
-def _refusal(path: Path, error: sqlite3.DatabaseError) -> str:
-    if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+def _refusal(path: Path, error: sqlite3.Error) -> str:
+    # The module has errors of its own, which carry no code.
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
         return f"{path} is not a store, or is damaged ({error}): name another file"
-    if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+    if code == sqlite3.SQLITE_BUSY:
         return f"the store {path} is in use by another campaign: wait for it, or name another store"
+    if (log := _log_of(path)) and not os.access(path.parent, os.W_OK):
+        return (
+            f"the store {path} cannot be read in this folder, which cannot be written, because "
+            f"of {log}: copy both files to another folder"
+        )
     return f"the store {path} cannot be used ({error}): see to it, or name another one with --store"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from time import monotonic
 
 from nvmxfuzz.campaign.events import Event, Finished, Seen
@@ -11,6 +12,7 @@ from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.campaign.plan import Plan, harness_reference
 from nvmxfuzz.campaign.store.store import Store, Verdict
 from nvmxfuzz.campaign.tally import Tally
+from nvmxfuzz.errors import InputError
 from nvmxfuzz.oracles.finding import Finding
 
 WRITE_EVERY = 2.0
@@ -37,6 +39,11 @@ class Recorder:
         elif now - self._written >= WRITE_EVERY:
             self._written = now
             self._write(tally, now - self._begin, "running")
+
+    def give_up(self, tally: Tally, seconds: float) -> None:
+        """Write the totals of a campaign that cannot go on, if the store still takes them."""
+        with suppress(InputError):
+            self._write(tally, seconds, "interrupted")
 
     def keep(self, finding: Finding, data: bytes, case_text: str) -> bool:
         """Write a finding; return True if the store did not have it yet."""

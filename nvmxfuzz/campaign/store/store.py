@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,7 +166,7 @@ class Store:
         """Return every finding, in the order they were first seen."""
         with self._reading() as connection:
             rows = connection.execute(_FINDING + "ORDER BY id").fetchall()
-        return tuple(_stored(row) for row in rows)
+            return tuple(_stored(row) for row in rows)
 
     def finding(self, identity: str) -> StoredFinding:
         """Return the finding whose identity is that, or is the only one that begins so."""
@@ -179,7 +179,7 @@ class Store:
                 _FINDING + "WHERE substr(identity, 1, length(:start)) = :start ORDER BY id",
                 {"start": identity},
             ).fetchall()
-        found = tuple(_stored(row) for row in rows)
+            found = tuple(_stored(row) for row in rows)
         names = list(dict.fromkeys(each.identity for each in found))
         if not found:
             raise InputError(
@@ -196,7 +196,7 @@ class Store:
         """Return which rules (or other points) any campaign saw with which verdict."""
         with self._reading() as connection:
             rows = connection.execute("SELECT rule, verdict FROM verdict").fetchall()
-        return {(rule, verdict) for rule, verdict in rows}
+            return {(_text(rule), _text(verdict)) for rule, verdict in rows}
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -212,11 +212,15 @@ class Store:
     def _explained(self, what: str) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeError) as error:
             raise InputError(
                 f"the store {self.path} could not be {what} ({error}): "
                 "see to it, or name another one with --store"
             ) from error
+        except (TypeError, ValueError) as error:
+            raise InputError(f"the store {self.path} is damaged ({error}): name another one") from (
+                error
+            )
 
 
 def open_store(path: Path, *, create: bool = True) -> Store:
@@ -234,17 +238,31 @@ def _count(
     )
 
 
-def _stored(
-    row: tuple[str, str, str, str, str, str, str, bytes, str, str | None, int | None, int],
-) -> StoredFinding:
+def _stored(row: Sequence[object]) -> StoredFinding:
+    """Return the finding in a row; ValueError or TypeError if the row is damaged."""
     harness, _, oracle, rules, targets, site, message, data, case_text, small, again, count = row
-    one, other = json.loads(targets)
+    one, other = _names(targets)
+    if not isinstance(data, bytes) or not isinstance(count, int):
+        raise TypeError("a finding without its input")
     return StoredFinding(
-        harness=harness,
-        finding=Finding(oracle, tuple(json.loads(rules)), (one, other), site, message),
+        harness=_text(harness),
+        finding=Finding(_text(oracle), _names(rules), (one, other), _text(site), _text(message)),
         data=data,
-        case_text=case_text,
-        minimised_text=small,
+        case_text=_text(case_text),
+        minimised_text=None if small is None else _text(small),
         reproduced=None if again is None else bool(again),
         count=count,
     )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("no text where a text belongs")
+    return value
+
+
+def _names(value: object) -> tuple[str, ...]:
+    names = json.loads(_text(value))
+    if not isinstance(names, list):
+        raise TypeError("no list where a list of names belongs")
+    return tuple(map(_text, names))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from nvmxfuzz.arch.controls import Primary, VmEntry, VmExit
+from nvmxfuzz.arch.controls import Pin, Primary, VmEntry, VmExit
 from nvmxfuzz.arch.registers import Cr0, Cr4, Efer, RtitCtl
 from nvmxfuzz.arch.vmx_msr import EptVpidCap
 from nvmxfuzz.inputs.repair import dependencies as table
@@ -55,6 +55,9 @@ def _round(draft: Draft) -> None:
     if caps.secondary_must & ~caps.secondary_may:
         # No word of secondary controls is legal: without them the others may be.
         primary &= ~Primary.ACTIVATE_SECONDARY_CONTROLS | caps.primary_must
+    elif caps.pin_must & Pin.PROCESS_POSTED_INTERRUPTS:
+        # They need a secondary control: "virtual-interrupt delivery".
+        primary |= Primary.ACTIVATE_SECONDARY_CONTROLS & caps.primary_may
     vmcs.cpu_based_vm_exec_control = primary
     if primary & Primary.ACTIVATE_SECONDARY_CONTROLS:
         vmcs.secondary_vm_exec_control = (

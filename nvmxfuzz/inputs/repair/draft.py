@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Final
 
 from nvmxfuzz.arch.controls import Primary, Secondary, VmEntry, VmExit
-from nvmxfuzz.inputs.repair.overlay import overlay, read
+from nvmxfuzz.inputs.repair.overlay import overlay
 from nvmxfuzz.machine.attempt import Attempt, Instruction
 from nvmxfuzz.machine.vmcs import Vmcs
 from nvmxfuzz.machine.vmcs_fields import VmcsFields
@@ -134,11 +134,11 @@ class Draft:
 
     def read(self, address: int, size: int) -> bytes:
         """Return what memory holds now."""
-        return read(self.memory, address, size)
+        return self.memory.read(address, size)
 
     def write(self, address: int, data: bytes) -> None:
         """Put `data` into memory, unless it is there already."""
-        if read(self.memory, address, len(data)) != data:
+        if self.memory.read(address, len(data)) != data:
             self.memory = overlay(self.memory, address, data)
 
     def attempt(self) -> Attempt:

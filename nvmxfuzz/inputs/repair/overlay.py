@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Sparse memory, read and written in time that depends on the regions and not on their bytes."""
+"""Sparse memory, written in time that depends on the regions and not on their bytes."""
 
 from __future__ import annotations
 
-from nvmxfuzz.machine.memory import UNBACKED, Memory
+from nvmxfuzz.machine.memory import Memory
 
 
 def overlay(memory: Memory, address: int, data: bytes) -> Memory:
@@ -29,20 +29,6 @@ def overlay(memory: Memory, address: int, data: bytes) -> Memory:
             merged = head + merged + tail
             address = min(address, at)
     return Memory((*before, (address, merged), *after))
-
-
-def read(memory: Memory, address: int, size: int) -> bytes:
-    """Return what `memory.read` does, without looking at single bytes where nothing is."""
-    end = address + size
-    found: bytearray | None = None
-    for at, content in memory.regions:
-        if at <= address and end <= at + len(content):
-            return content[address - at : end - at]
-        if at < end and address < at + len(content):
-            found = found or bytearray([UNBACKED]) * size
-            first, last = max(at, address), min(at + len(content), end)
-            found[first - address : last - address] = content[first - at : last - at]
-    return bytes(found) if found else bytes([UNBACKED]) * size
 
 
 def backed_bytes(memory: Memory, address: int) -> int:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from nvmxfuzz.arch.controls import Primary
+from nvmxfuzz.arch.controls import Pin, Primary
 from nvmxfuzz.arch.registers import Cr0, Cr4
 from nvmxfuzz.inputs.repair import dependencies as table
 from nvmxfuzz.inputs.repair.controls import demanded, supported
@@ -18,7 +18,11 @@ def satisfiable(profile: Profile) -> bool:
     """
     caps = profile.caps
     must, may = demanded(caps), supported(caps)
-    if not caps.primary_must & Primary.ACTIVATE_SECONDARY_CONTROLS:
+    # Posted interrupts need a secondary control.
+    if not (
+        caps.primary_must & Primary.ACTIVATE_SECONDARY_CONTROLS
+        or caps.pin_must & Pin.PROCESS_POSTED_INTERRUPTS
+    ):
         must &= ~table.SECONDARY_WORD
     if "long-mode" not in profile.features:
         may &= ~(table.HOST_SIZE | table.IA32E_GUEST)
