@@ -37,7 +37,6 @@ def states(seed: int) -> Iterator[Attempt]:
     source = random.Random(seed)
     mutate = mutator("vm_entry", lambda data, _size: data)
     models = [PROFILES.index(model) for model in MODELS]
-    mutate = mutator("vm_entry", lambda data, _: data)
     while True:
         header = (VERSION, REPAIR | BOTH, source.choice(models), 255 - source.randrange(60), 0)
         words = source.randbytes(source.choice((0, 0, 400, 2000)))

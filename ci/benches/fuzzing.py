@@ -14,8 +14,10 @@ from nvmxfuzz.campaign.events import WorkerEvent
 from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.campaign.last_input import LastInput
 from nvmxfuzz.campaign.plan import harness_file, load_harness
+from nvmxfuzz.campaign.second_witness import with_target
 from nvmxfuzz.campaign.session import Session
 from nvmxfuzz.campaign.settings import Settings
+from nvmxfuzz.targets.registry import TARGETS
 
 RUNS = 20_000
 
@@ -72,23 +74,29 @@ def recorded(harness: Harness, folder: str) -> tuple[float, list[bytes]]:
     return seconds, inputs
 
 
+def in_a_loop(harness: Harness, folder: str, inputs: list[bytes]) -> float:
+    """Return how long a plain loop over `inputs` takes."""
+    session = Session(harness, settings(folder), ignore, LastInput(Path(folder, "last-input")))
+    begin = perf_counter()
+    for data in inputs:
+        session.execute(data)
+    return perf_counter() - begin
+
+
 def main() -> None:
-    """Measure both harnesses."""
+    """Measure both harnesses, and that for VM entry with Bochs as second witness."""
     for name in ("vm_entry", "capability_config"):
         harness = load_harness(harness_file(name))
         with tempfile.TemporaryDirectory() as folder:
             fuzzing, inputs = recorded(harness, folder)
-            plain = Session(
-                harness, settings(folder), ignore, LastInput(Path(folder, "last-input"))
+            loop = in_a_loop(harness, folder, inputs)
+            print(
+                f"{name}: {len(inputs) / fuzzing:,.0f} executions a second under Atheris, "
+                f"{len(inputs) / loop:,.0f} in a plain loop, ratio {loop / fuzzing:.2f}"
             )
-            begin = perf_counter()
-            for data in inputs:
-                plain.execute(data)
-            loop = perf_counter() - begin
-        print(
-            f"{name}: {len(inputs) / fuzzing:,.0f} executions a second under Atheris, "
-            f"{len(inputs) / loop:,.0f} in a plain loop, ratio {loop / fuzzing:.2f}"
-        )
+            if name == "vm_entry" and not TARGETS["bochs"].usable():
+                both = in_a_loop(with_target(harness, "bochs", isolated=False), folder, inputs)
+                print(f"{name} with Bochs: {loop / both:.2f} of the speed of the rules alone")
 
 
 if __name__ == "__main__":
