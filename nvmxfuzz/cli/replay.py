@@ -17,9 +17,10 @@ from nvmxfuzz.campaign.plan import DEFAULT_MEMORY, harness_file, load_harness, r
 from nvmxfuzz.campaign.second_witness import with_target
 from nvmxfuzz.campaign.store import StoredFinding, is_store, open_store
 from nvmxfuzz.cli.files import cases_below, read_file
-from nvmxfuzz.cli.streams import complain, one_line
+from nvmxfuzz.cli.streams import complain
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.load import load_vector
+from nvmxfuzz.machine.outside import printable
 from nvmxfuzz.targets.registry import TARGETS
 from nvmxfuzz.triage.vectors import mismatches
 
@@ -93,7 +94,7 @@ def _show(result: Replayed, *, as_json: bool) -> None:
         print(json.dumps(result.to_json()))
         return
     for complaint in result.complaints:
-        print(one_line(f"{result.name}: {complaint}"))
+        print(printable(f"{result.name}: {complaint}"))
 
 
 def _show_totals(results: Sequence[Replayed]) -> None:

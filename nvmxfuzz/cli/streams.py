@@ -9,6 +9,7 @@ import sys
 from typing import TextIO
 
 from nvmxfuzz.errors import InputError
+from nvmxfuzz.machine.outside import printable
 
 _STANDARD = 3
 
@@ -29,16 +30,9 @@ def complain(sentence: str) -> None:
     if sys.stderr is None:
         return
     try:
-        print(f"nvmxfuzz: {one_line(sentence)}", file=sys.stderr, flush=True)
+        print(f"nvmxfuzz: {printable(sentence)}", file=sys.stderr, flush=True)
     except OSError:
         silence(sys.stderr)
-
-
-def one_line(text: str) -> str:
-    """Return the text with control characters and lone surrogates escaped."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
 
 
 def silence(stream: TextIO | None) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from nvmxfuzz.campaign.store import opening
 from nvmxfuzz.cli.files import cases_below
-from nvmxfuzz.cli.streams import one_line
 from nvmxfuzz.errors import InputError
+from nvmxfuzz.machine.outside import printable
 
 COMMAND = f"{sys.executable} -m nvmxfuzz.cli"
 ROOT = Path(__file__).parents[2]
@@ -59,7 +59,7 @@ def test_a_reader_that_goes_ends_the_campaign(tmp_path: Path) -> None:
 
 
 def test_control_characters_do_not_break_a_sentence() -> None:
-    assert one_line("a\nb\x1b\udcff ü") == "a\\nb\\x1b\\udcff ü"
+    assert printable("a\nb\x1b\udcff ü") == "a\\nb\\x1b\\udcff ü"
 
 
 def test_a_folder_that_cannot_be_read_is_told(
