@@ -16,7 +16,7 @@ from nvmxfuzz.cpu.judgement import Judgement
 from nvmxfuzz.cpu.vm_entry import vm_entry
 from nvmxfuzz.inputs.case import EntryCase
 from nvmxfuzz.machine.attempt import Attempt
-from nvmxfuzz.machine.outcome import ENTERED, Outcome
+from nvmxfuzz.machine.outcome import ENTERED, Outcome, exit_on_entry
 from nvmxfuzz.oracles.bochs_messages import rules_of
 from nvmxfuzz.oracles.corrected import bochs_judgement, names_applied
 from nvmxfuzz.oracles.finding import Finding
@@ -58,7 +58,7 @@ def compare(judgement: Judgement, seen: Observation, attempt: Attempt) -> Compar
     outcome = seen.outcome
     if outcome is None:
         return _NONE
-    if explains(judgement, outcome, seen.messages):
+    if explains(judgement, outcome, seen.messages) or _left_open(judgement, outcome, attempt):
         return _AGREED
     if judgement != vm_entry(attempt):
         # The known differences are those of the rules, and this witness is another one.
@@ -67,6 +67,21 @@ def compare(judgement: Judgement, seen: Observation, attempt: Attempt) -> Compar
     if not explains(corrected, outcome, seen.messages):
         return _unexplained(corrected, outcome, seen.messages)
     return Comparison("known", known=names_applied(attempt, judgement, corrected))
+
+
+def _left_open(judgement: Judgement, outcome: Outcome, attempt: Attempt) -> bool:
+    """Tell whether an MSR load failed where the SDM leaves everything open.
+
+    That is beyond the recommended length of a list. The rules are not asked there, and answer that
+    it is not known for the first entry too many, which stands for all that follow.
+    """
+    first = attempt.profile.caps.max_msr_list + 1
+    failed_load = outcome.kind == "exit" and outcome.number == ExitReason.MSR_LOAD_FAIL
+    return (
+        failed_load
+        and outcome.qualification > first
+        and exit_on_entry(outcome.number, first) in judgement.permitted
+    )
 
 
 def explains(judgement: Judgement, outcome: Outcome, messages: Sequence[Message]) -> bool:

@@ -13,6 +13,7 @@ from nvmxfuzz.cpu.vm_entry import CHAPTER, vm_entry
 from nvmxfuzz.inputs.bases import base
 from nvmxfuzz.inputs.case import EntryCase
 from nvmxfuzz.machine.attempt import Attempt
+from nvmxfuzz.machine.memory import Memory
 from nvmxfuzz.machine.outcome import ENTERED, Outcome, exit_on_entry, fail_valid, fault
 from nvmxfuzz.machine.profile import load_profile
 from nvmxfuzz.oracles.agreement import NAME, agreement, compare
@@ -151,3 +152,19 @@ def test_other_errors_are_other_sites() -> None:
     assert one is not None
     assert two is not None
     assert one.identity != two.identity
+
+
+def test_beyond_the_recommended_length_of_a_list_any_load_may_fail() -> None:
+    plain = base("guest-64", load_profile("skylake-x"))
+    slot = (0x174).to_bytes(8, "little") + bytes(8)
+    attempt = replace(
+        plain,
+        vmcs=plain.vmcs.replace({"vm_entry_msr_load_count": 600}),
+        memory=Memory.of({plain.vmcs.vm_entry_msr_load_addr: slot * 599}),
+    )
+    judgement = vm_entry(attempt)
+    assert judgement.permitted == (ENTERED, exit_on_entry(34, 513))
+    for place in (513, 514, 600):
+        seen = saying(exit_on_entry(34, place), "VMX LoadMSRs %d: broken msr index 0x%016lx")
+        relation = compare(judgement, seen, attempt).relation
+        assert relation == ("unexplained" if place == 513 else "agreed"), place

@@ -20,6 +20,7 @@ NAME = ctypes.create_string_buffer(b"FS")
         ("CR0 0x%08x", (0x31,), "CR0 0x00000031"),
         ("CR4 0x%016lx", (0x2020,), "CR4 0x0000000000002020"),
         ("MSR %x", (0xC000_0080,), "MSR c0000080"),
+        ("MSR %#x: %d", (0x1B, 2), "MSR 0x1b: 2"),
         ("bitmap %c", (ord("A"),), "bitmap A"),
         ("guest %s.BASE", (ctypes.addressof(NAME),), "guest FS.BASE"),
         ("nothing %s", (0,), "nothing (null)"),

@@ -16,7 +16,7 @@ from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.outcome import ENTERED, Outcome, exit_on_entry, fail_valid
 from nvmxfuzz.machine.profile import Profile, load_profile, profile_names
 from nvmxfuzz.targets.bochs.models import MODELS, model_for, refusal
-from nvmxfuzz.targets.bochs.target import Bochs
+from nvmxfuzz.targets.bochs.target import Bochs, BochsComplete
 
 RICH = load_profile("skylake-x")
 
@@ -150,3 +150,13 @@ def test_more_profiles_than_are_kept(bochs: Bochs) -> None:
     profiles = [replace(RICH, note=str(number)) for number in range(100)]
     for profile in (*profiles, *profiles[::-1]):
         assert bochs.run(with_fields(profile)).outcome == ENTERED
+
+
+def test_the_complete_path_says_that_it_needs_a_64_bit_host() -> None:
+    attempt = base(
+        "guest-32", without(dict.fromkeys((0x484, 0x490), VmEntry.IA_32E_MODE_GUEST << 32))
+    )
+    with BochsComplete() as complete:
+        seen = complete.run(attempt)
+    assert seen.status == "not-representable"
+    assert "64-bit host" in seen.reason

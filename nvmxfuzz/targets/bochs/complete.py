@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from nvmxfuzz.arch.fields import FIELD_BY_NAME, Field
-from nvmxfuzz.arch.registers import Rflags
+from nvmxfuzz.arch.registers import Efer, Rflags
 from nvmxfuzz.inputs.bases import base, default_base
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.outcome import ENTERED, FAIL_INVALID, Outcome, fail_valid, fault
@@ -103,8 +103,14 @@ class CompletePath:
         self._base = base(default_base(profile), profile)
         cpu = engine.cpu
         cpu.restore(cpu.power_on)
-        self._reason = restrict(cpu, profile, model)
+        self._reason = restrict(cpu, profile, model) or self._without_64_bit_host()
         self._reset = cpu.save()
+
+    def _without_64_bit_host(self) -> str:
+        """Return why the VMCS cannot be written as on this model, in 64-bit mode, or ""."""
+        if not self._engine.wide or self._base.processor.efer & Efer.LMA:
+            return ""
+        return "the complete path needs a 64-bit host, which these capability MSRs do not allow"
 
     def run(self, attempt: Attempt) -> Observation:
         """Return what comes of the attempt."""

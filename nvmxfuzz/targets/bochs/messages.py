@@ -20,7 +20,7 @@ PANIC: Final = 2
 LogLines: TypeAlias = Sequence[tuple[int, ...]]
 """Each is (level, address of the format, four arguments)."""
 
-_CONVERSION: Final = re.compile(r"%([0-9]*)(l*)([a-z%])")
+_CONVERSION: Final = re.compile(r"%(#?[0-9]*)(l*)([a-z%])")
 _AFTERTHOUGHTS: Final = frozenset(
     {"VMEXIT: Guest State Checks Failed", "VMEXIT: Error when loading guest MSR number %d"}
 )
