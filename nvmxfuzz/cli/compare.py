@@ -29,7 +29,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="the witnesses side by side",
         description="Run VM entries on the rules and on every target that is usable here, and "
         "say whether they agree, differ as is known, or differ without a known reason.",
-        epilog="Exit status: 1 if witnesses differ without a known reason.",
+        epilog="Exit status: 1 if witnesses differ without a known reason, or a target died of it.",
     )
     command.add_argument("files", nargs="+", type=Path, metavar="FILE")
     command.add_argument("--json", action="store_true", help="one JSON object a line and file")
@@ -58,7 +58,10 @@ def run(args: argparse.Namespace) -> int:
         found = [
             (target, observed, compare(judgement, observed, attempt)) for target, observed in seen
         ]
-        if any(comparison.relation == "unexplained" for _, _, comparison in found):
+        if any(
+            comparison.relation == "unexplained" or observed.status == "died"
+            for _, observed, comparison in found
+        ):
             status = status or 1
         heading = f"{path}:\n" if len(args.files) > 1 else ""
         reply = _as_json if args.json else _as_text
