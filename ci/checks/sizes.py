@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-only
-"""Check the budgets: file and function length, docstrings, the license line.
+"""Check the budgets of length, of files and functions, and that each file has the license line.
 
 A file over its budget says so itself: a line `# size: REASON` in its first 30 lines.
 """

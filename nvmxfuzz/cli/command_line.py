@@ -29,8 +29,8 @@ def parser() -> argparse.ArgumentParser:
     top = _Parser(
         prog="nvmxfuzz",
         description="Fuzz nested VM-Enter and VMX capability configs.",
-        epilog="Exit status: 0 nothing wrong, 1 findings or failed vectors, 2 bad input, "
-        "130 interrupted.",
+        epilog="Exit status: 0 answered, or nothing found; 1 findings, failed vectors or witnesses "
+        "that differ; 2 bad input; 130 interrupted.",
     )
     top.add_argument("--version", action="version", version=f"nvmxfuzz {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -42,9 +42,9 @@ def parser() -> argparse.ArgumentParser:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status.
 
-    0: nothing wrong; 1: findings, or a vector that does not hold; 2: bad input, or something that
-    the system refuses, with one sentence on stderr. Ctrl-C is for the caller; `nvmxfuzz fuzz` alone
-    sees to it itself, and returns 130.
+    0: answered, or nothing found; 1: findings, a vector that does not hold, or witnesses that
+    differ; 2: bad input, or something that the system refuses, with one sentence on stderr. Ctrl-C
+    is for the caller; `nvmxfuzz fuzz` alone sees to it itself, and returns 130.
     """
     try:
         prepare()

@@ -58,12 +58,10 @@ class Capabilities:
     any_exception_may_deliver_error_code: bool
     nested_exception: bool
 
-    preemption_timer_rate: int
     efer_lma_stored: bool
     activity_supported: int
     """Bit n is 1 where activity state n is supported."""
     pt_in_vmx: bool
-    smbase_in_smm: bool
     cr3_targets: int
     """How many CR3-target values there are."""
     max_msr_list: int
@@ -71,7 +69,6 @@ class Capabilities:
     smi_unblock_by_vmxoff: bool
     vmwrite_any: bool
     zero_length_injection: bool
-    mseg_revision: int
 
     ept_vpid_cap: int
     vmfunc_may: int
@@ -119,17 +116,14 @@ def derive_capabilities(msrs: Mapping[int, int], maxphyaddr: int) -> Capabilitie
             basic & VmxBasic.ANY_EXCEPTION_MAY_DELIVER_ERROR_CODE
         ),
         nested_exception=bool(basic & VmxBasic.NESTED_EXCEPTION),
-        preemption_timer_rate=_field(misc, VmxMisc.PREEMPTION_TIMER_RATE),
         efer_lma_stored=bool(misc & VmxMisc.STORE_EFER_LMA),
         activity_supported=_activity_states(misc),
         pt_in_vmx=bool(misc & VmxMisc.INTEL_PT_IN_VMX),
-        smbase_in_smm=bool(misc & VmxMisc.SMBASE_IN_SMM),
         cr3_targets=_field(misc, VmxMisc.CR3_TARGETS),
         max_msr_list=512 * (_field(misc, VmxMisc.MAX_MSR_LIST) + 1),
         smi_unblock_by_vmxoff=bool(misc & VmxMisc.SMI_UNBLOCK_BY_VMXOFF),
         vmwrite_any=bool(misc & VmxMisc.VMWRITE_ANY_FIELD),
         zero_length_injection=bool(misc & VmxMisc.ZERO_LENGTH_INJECTION),
-        mseg_revision=_field(misc, VmxMisc.MSEG_REVISION_ID),
         ept_vpid_cap=msrs.get(msr.MSR_IA32_VMX_EPT_VPID_CAP, 0),
         vmfunc_may=msrs.get(msr.MSR_IA32_VMX_VMFUNC, 0),
     )
