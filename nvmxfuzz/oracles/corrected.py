@@ -15,6 +15,7 @@ from nvmxfuzz.cpu.judgement import Judgement
 from nvmxfuzz.cpu.rule import Failure, Predicate, Rule, Section, Subject, Verdict
 from nvmxfuzz.cpu.vm_entry import CHAPTER, vm_entry
 from nvmxfuzz.machine.attempt import Attempt
+from nvmxfuzz.machine.memory import Memory
 from nvmxfuzz.oracles.known import DIFFERENCES, MISTAKES, KnownDifference, Where
 
 _TITLE: Final = "Checks that only Bochs makes"
@@ -24,7 +25,20 @@ def bochs_judgement(attempt: Attempt) -> Judgement:
     """Judge an attempt as Bochs is known to."""
     for mistake in MISTAKES:
         attempt = mistake.taken_for(attempt)
-    return _bochs_chapter().judge(Entry(attempt))
+    return _bochs_chapter().judge(Entry(_within_reach(attempt)))
+
+
+def _within_reach(attempt: Attempt) -> Attempt:
+    """Return an attempt without the memory that no address of its processor reaches.
+
+    The rules refuse a structure that goes on beyond; Bochs, where it does not, finds nothing there.
+    """
+    end = 1 << attempt.profile.maxphyaddr
+    regions = attempt.memory.regions
+    if not regions or regions[-1][0] + len(regions[-1][1]) <= end:
+        return attempt
+    kept = tuple((start, data[: end - start]) for start, data in regions if start < end)
+    return replace(attempt, memory=Memory(kept))
 
 
 def names_applied(attempt: Attempt, judgement: Judgement, corrected: Judgement) -> tuple[str, ...]:

@@ -168,3 +168,22 @@ def test_beyond_the_recommended_length_of_a_list_any_load_may_fail() -> None:
         seen = saying(exit_on_entry(34, place), "VMX LoadMSRs %d: broken msr index 0x%016lx")
         relation = compare(judgement, seen, attempt).relation
         assert relation == ("unexplained" if place == 513 else "agreed"), place
+
+
+def test_an_msr_list_that_wraps_goes_on_where_no_memory_can_be() -> None:
+    # Found by a campaign: Bochs lets the end of the list wrap, and reads ones beyond bit 39, where
+    # the case has bytes that no processor of 40 address bits could have.
+    plain = base("guest-64", load_profile("skylake-x"))
+    top = (1 << 40) - 16
+    slot = (0x174).to_bytes(8, "little") + bytes(8)
+    fields = {"vm_entry_msr_load_addr": top, "vm_entry_msr_load_count": 0x1000_0000}
+    attempt = replace(
+        plain, vmcs=plain.vmcs.replace(fields), memory=Memory.of({top: slot + slot[:8]})
+    )
+    judgement = vm_entry(attempt)
+    assert judgement.permitted == (fail_valid(7),)
+    reserved = "VMX LoadMSRs %d: broken msr index 0x%lx"
+    found = compare(judgement, saying(exit_on_entry(34, 2), reserved), attempt)
+    assert (found.relation, found.known) == ("known", ("bochs.entry.msr-load-end",))
+    other = compare(judgement, saying(exit_on_entry(34, 3), reserved), attempt)
+    assert other.relation == "unexplained"
