@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Small things that need the kernel's types: timers, notifiers, pages, caches, planted faults.
+ * May lie: no timer ever fires, no notifier is ever called but at the end of a VM.
+ */
+#include <linux/kvm_host.h>
+#include <linux/hrtimer.h>
+#include <linux/mmu_notifier.h>
+#include <linux/refcount.h>
+#include <linux/slab.h>
+#include <linux/version.h>
+#include "nvmx.h"
+
+/* ------------------------------------------------------------------ timers and notifiers */
+
+static struct hrtimer_clock_base clock = { .get_time = ktime_get };
+
+void hrtimer_init(struct hrtimer *timer, clockid_t which, enum hrtimer_mode mode)
+{
+	memset(timer, 0, sizeof(*timer));
+	timer->base = &clock;
+}
+
+/* The process that owns the VM goes away with it. */
+void mmu_notifier_unregister(struct mmu_notifier *notifier, struct mm_struct *mm)
+{
+	if (notifier->ops->release)
+		notifier->ops->release(notifier, mm);
+}
+
+/* ------------------------------------------------------------------ pages */
+
+const unsigned long shim_sizeof_page = sizeof(struct page);
+const unsigned int shim_gfp_zero = (__force unsigned int)__GFP_ZERO;
+
+void shim_pages_born(void *pages, unsigned long count)
+{
+	struct page *page = pages;
+
+	memset(page, 0, count * sizeof(*page));
+	while (count--)
+		set_page_count(page++, 1);
+}
+
+void shim_page_get(void *page)
+{
+	page_ref_inc(page);
+}
+
+/* ------------------------------------------------------------------ caches, counters */
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
+struct kmem_cache *__kmem_cache_create_args(const char *name, unsigned int size,
+					    struct kmem_cache_args *arguments, slab_flags_t flags)
+{
+	return shim_new_cache(size, arguments->ctor);
+}
+#endif
+
+void refcount_warn_saturate(refcount_t *counter, enum refcount_saturation_type type)
+{
+	WARN(1, "reference counter saturated or used after free, kind %d\n", type);
+}
+
+/* ------------------------------------------------------------------ planted faults */
+
+static int divide_by(int divisor)
+{
+	return 100 / divisor;
+}
+
+void nvmx_selftest_kernel(unsigned int plant)
+{
+	volatile int zero = 0;
+	u64 nowhere;
+
+	switch (plant) {
+	case NVMX_PLANT_WARN:
+		WARN_ON(!zero);
+		break;
+	case NVMX_PLANT_WARN_ONCE:
+		WARN_ONCE(!zero, "planted %d\n", 1);
+		break;
+	case NVMX_PLANT_PRINTK:
+		pr_warn("planted %04x %s %-3d|%lu %px\n", 0xab, "text", 7, 5ul, &zero);
+		break;
+	case NVMX_PLANT_BUG:
+		BUG_ON(!zero);
+		break;
+	case NVMX_PLANT_DIVIDE:
+		zero = divide_by(zero);
+		break;
+	case NVMX_PLANT_USER_FAULT:
+		if (!copy_from_user(&nowhere, (void __user *)(0x1000 + zero), sizeof(nowhere)))
+			shim_stop(NVMX_BUG, "a copy from nowhere succeeded");
+		break;
+	}
+}
