@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`nvmxfuzz build kvm`: the real KVM compiled on this machine, for kvm-6.1 and kvm-6.12."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nvmxfuzz.machine.outside import printable
+from nvmxfuzz.targets.kvm_native.build.manifest import Manifest
+from nvmxfuzz.targets.kvm_native.build.objects import (
+    BuiltObject,
+    all_objects,
+    standard_cache,
+)
+from nvmxfuzz.targets.kvm_native.build.recipe import load_recipe, shim_hash
+from nvmxfuzz.targets.kvm_native.build.source import named_source, package_source, packaged
+
+if TYPE_CHECKING:
+    from nvmxfuzz.targets.kvm_native.build.builder import Built
+
+DEFAULT_KERNEL = "6.12"
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    command = commands.add_parser(
+        "build",
+        help="compile the real KVM for this machine",
+        description="Compile what a target needs that cannot be shipped.",
+    )
+    kinds = command.add_subparsers(title="what", metavar="WHAT", required=True)
+    kvm = kinds.add_parser(
+        "kvm",
+        help="KVM of a Linux kernel, unmodified, as a library for user space",
+        description="Compile arch/x86/kvm of a Linux kernel, unmodified, into a library that "
+        "the targets kvm-6.1 and kvm-6.12 load. What is built already is not built again.",
+        epilog="The result is in $NVMXFUZZ_CACHE, else in ~/.cache/nvmxfuzz. The kernel that was "
+        "asked for last is the one that is used, if two of one version are built.",
+    )
+    _add_kernel(kvm)
+    _add_variant(kvm)
+    kvm.add_argument(
+        "--jobs", type=_jobs, metavar="N", help="compilers side by side (default: all processors)"
+    )
+    kvm.add_argument("--force", action="store_true", help="build again what is built")
+    kvm.add_argument(
+        "--list", action="store_true", help="print what is built and what can be, build nothing"
+    )
+    kvm.add_argument("--json", action="store_true", help="one JSON object")
+    kvm.set_defaults(run=run)
+
+
+def _add_kernel(command: argparse.ArgumentParser) -> None:
+    which = command.add_mutually_exclusive_group()
+    which.add_argument(
+        "--kernel",
+        default=DEFAULT_KERNEL,
+        metavar="V",
+        help=f"that of Debian's package linux-source-V, such as 6.1 (default: {DEFAULT_KERNEL})",
+    )
+    which.add_argument(
+        "--source",
+        type=Path,
+        metavar="TREE|TARBALL",
+        help="any other kernel; one that is not known is tried, and what is missing is listed",
+    )
+
+
+def _add_variant(command: argparse.ArgumentParser) -> None:
+    variant = command.add_mutually_exclusive_group()
+    for name, sentence in (
+        ("coverage", "by clang, with the counters that guide nvmxfuzz fuzz"),
+        ("gcov", "with the counters of gcov, for reports of the lines that were reached"),
+        ("debug", "with debug information and little optimisation"),
+    ):
+        variant.add_argument(
+            f"--{name}", action="store_const", const=name, dest="variant", help=sentence
+        )
+    command.set_defaults(variant="plain")
+
+
+def _jobs(text: str) -> int:
+    number = int(text) if text.isdecimal() and len(text) < 5 else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is no number of jobs, such as 4")
+    return number
+
+
+def run(args: argparse.Namespace) -> int:
+    """Build a kernel, or list them."""
+    if args.list:
+        print(json.dumps(_listing()) if args.json else _listing_text())
+        return 0
+    # Imported late: they load large libraries, and every command imports this file.
+    from nvmxfuzz.cli.build_progress import shown_progress
+    from nvmxfuzz.targets.kvm_native.build.builder import Request, build
+
+    source = package_source(args.kernel) if args.source is None else named_source(args.source)
+    jobs = args.jobs or len(os.sched_getaffinity(0))
+    with shown_progress(sys.stderr) as progress:
+        built = build(Request(source, args.variant, jobs, args.force), standard_cache(), progress)
+    print(json.dumps(to_json(built)) if args.json else to_text(built))
+    return 0
+
+
+def to_json(built: Built) -> dict[str, object]:
+    """Return the reply of a build."""
+    return {"new": built.is_new, **_object_json(built.object)}
+
+
+def _object_json(built: BuiltObject) -> dict[str, object]:
+    return {"path": str(built.path), **built.manifest.to_json()}
+
+
+def to_text(built: Built) -> str:
+    """Return what a person wants to know of a build."""
+    manifest = built.object.manifest
+    lines = [
+        f"{describe(manifest)} {'is built' if built.is_new else 'was built already'}: "
+        f"{printable(str(built.object.path))}",
+        f"{len(manifest.functions)} functions and {len(manifest.data)} data that KVM refers to are "
+        "stubs; a case that calls one ends with its name",
+    ]
+    if not manifest.known:
+        lines += [
+            f"Linux {manifest.kernel} is not one that this version was tried with; its stubs:",
+            f"  functions: {' '.join(manifest.functions) or '-'}",
+            f"  data: {' '.join(manifest.data) or '-'}",
+        ]
+    return "\n".join(lines)
+
+
+def describe(manifest: Manifest) -> str:
+    """Return which kernel it is, in words."""
+    variant = "" if manifest.variant == "plain" else f", {manifest.variant}"
+    return f"KVM of Linux {manifest.kernel} ({manifest.version}{variant})"
+
+
+def _listing() -> dict[str, object]:
+    cache, shim = standard_cache(), shim_hash()
+    return {
+        "cache": str(cache.folder),
+        "sources": {kernel: str(path) for kernel, path in packaged().items()},
+        "built": [
+            {"usable": built.manifest.shim == shim, **_object_json(built)}
+            for built in all_objects(cache)
+        ],
+    }
+
+
+def _listing_text() -> str:
+    cache, sources = standard_cache(), packaged()
+    built = [entry for entry in all_objects(cache) if entry.manifest.shim == shim_hash()]
+    kernels = {*load_recipe().kernels, *sources, *(entry.kernel for entry in built)}
+    lines = []
+    for kernel in sorted(kernels, key=lambda name: [int(number) for number in name.split(".")]):
+        variants = [f"{o.variant} of {o.version}" for o in built if o.kernel == kernel]
+        missing = f"none: apt-get install linux-source-{kernel}"
+        lines += [
+            f"{kernel:6}built: {', '.join(variants) or 'nothing'}",
+            f"{'':6}source: {printable(str(sources.get(kernel, missing)))}",
+        ]
+    return "\n".join([*lines, f"all of it in {printable(str(cache.folder))}"])

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The real KVM, common code and VMX, unmodified, built for user space and driven from Python."""
