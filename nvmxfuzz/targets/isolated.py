@@ -58,18 +58,11 @@ class Isolated(Target):
 
     def open(self, profile: Profile) -> None:
         """Open the profile in the child. What goes wrong there, the first attempt tells."""
-        self._ask(profile, None)
+        self._ask("open", profile, None)
 
     def run(self, attempt: Attempt) -> Observation:
         """Return what comes of the attempt, or what became of the child."""
-        rest = (
-            attempt.vmcs.__dict__,
-            attempt.processor,
-            attempt.memory.regions,
-            attempt.instruction,
-            attempt.launch_state,
-        )
-        return self._ask(attempt.profile, rest)
+        return self._observe("run", attempt)
 
     def close(self) -> None:
         """End the child."""
@@ -77,10 +70,23 @@ class Isolated(Target):
         if child is not None:
             child.end()
 
-    def _ask(self, profile: Profile, rest: _Rest | None) -> Observation:
+    def _observe(self, method: str, attempt: Attempt) -> Observation:
+        """Return what a method of the target makes of an attempt."""
+        rest = (
+            attempt.vmcs.__dict__,
+            attempt.processor,
+            attempt.memory.regions,
+            attempt.instruction,
+            attempt.launch_state,
+        )
+        seen = self._ask(method, attempt.profile, rest)
+        assert isinstance(seen, Observation)
+        return seen
+
+    def _ask(self, method: str, profile: Profile, rest: _Rest | None) -> Observation | Profile:
         child = self._child = self._child or _Child(self._make)
         try:
-            child.connection.send((*child.number(profile), rest))
+            child.connection.send((method, *child.number(profile), rest))
             if not child.connection.poll(self._seconds):
                 self.close()
                 return died(f"no answer within {self._seconds:g} seconds")
@@ -88,10 +94,33 @@ class Isolated(Target):
         except (EOFError, OSError):
             self._child = None
             return died(child.post_mortem())
-        if isinstance(answer, Observation):
+        if isinstance(answer, Observation | Profile):
             return answer
         self.close()
         raise answer
+
+
+class IsolatedKvm(Isolated):
+    """A KVM in a child process: it has a virtual processor, and one below it, as well."""
+
+    def __init__(self, name: str, make: Callable[[], Target], seconds: float = SECONDS) -> None:
+        super().__init__(name, make, seconds)
+        self._virtual: dict[Profile, Profile] = {}
+
+    def virtual(self, profile: Profile) -> Profile:
+        """Return the processor that KVM offers L1; the profile itself if the child has died."""
+        found = self._virtual.get(profile)
+        if found is None:
+            answer = self._ask("virtual", profile, None)
+            found = profile if isinstance(answer, Observation) or answer == profile else answer
+            if len(self._virtual) == _MOST_PROFILES:
+                self._virtual.clear()
+            self._virtual[profile] = found
+        return found
+
+    def on_hardware(self, attempt: Attempt) -> Observation:
+        """Return what L1 sees in the end, or what became of the child."""
+        return self._observe("on_hardware", attempt)
 
 
 class _Child:
@@ -151,13 +180,12 @@ def _answer(connection: Connection, target: Target) -> None:
     profiles: dict[int, Profile] = {}
     nothing = Observation("no-opinion", reason="opened")
     while True:
-        number, new, rest = connection.recv()
+        method, number, new, rest = connection.recv()
         profile = profiles[number] = new or profiles[number]
+        ask = getattr(target, method)
         if rest is None:
-            target.open(profile)
-            connection.send(nothing)
+            connection.send(ask(profile) or nothing)
             continue
         fields, processor, regions, instruction, launch_state = rest
         vmcs, memory = Vmcs(fields), Memory(regions)
-        attempt = Attempt(profile, vmcs, processor, memory, instruction, launch_state)
-        connection.send(target.run(attempt))
+        connection.send(ask(Attempt(profile, vmcs, processor, memory, instruction, launch_state)))

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.targets.base import Target
-from nvmxfuzz.targets.isolated import SECONDS, Isolated
+from nvmxfuzz.targets.isolated import SECONDS, Isolated, IsolatedKvm
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,11 @@ class Entry:
     factory: str
     availability: str | None = None
     """What tells why the target is not usable, "" if it is; None where it always is."""
+
+    @property
+    def is_kvm(self) -> bool:
+        """Whether it is KVM of some kernel: `nvmxfuzz.oracles.kvm_witness` says what that has."""
+        return self.name.startswith("kvm-")
 
     def usable(self) -> str:
         """Return "" if the target is usable on this computer, else why not, as a sentence."""
@@ -42,10 +47,12 @@ class Entry:
         reason = self.usable()
         if reason:
             raise InputError(reason)
-        return Isolated(self.name, self.make, seconds)
+        kind = IsolatedKvm if self.is_kvm else Isolated
+        return kind(self.name, self.make, seconds)
 
 
 _BOCHS: Final = "nvmxfuzz.targets.bochs"
+_KVM: Final = "nvmxfuzz.targets.kvm_native.target"
 
 TARGETS: Final[Mapping[str, Entry]] = MappingProxyType(
     {
@@ -67,6 +74,18 @@ TARGETS: Final[Mapping[str, Entry]] = MappingProxyType(
                 "The Bochs CPU: guest code executes VMXON, VMPTRLD, VMWRITE and VMLAUNCH.",
                 f"{_BOCHS}.target:BochsComplete",
                 f"{_BOCHS}.wheel:usable",
+            ),
+            Entry(
+                "kvm-6.1",
+                "The KVM of Linux 6.1 itself: what its software makes of L1's VM entry.",
+                f"{_KVM}:KVM_6_1",
+                f"{_KVM}:HAS_6_1",
+            ),
+            Entry(
+                "kvm-6.12",
+                "The KVM of Linux 6.12 itself: what its software makes of L1's VM entry.",
+                f"{_KVM}:KVM_6_12",
+                f"{_KVM}:HAS_6_12",
             ),
         )
     }

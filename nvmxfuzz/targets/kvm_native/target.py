@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The real KVM as a target of VM entry: L1 executes VMLAUNCH or VMRESUME on it.
+
+An attempt is L1's. Its profile is a processor with KVM on it, or one that KVM of this kernel gave
+L1 ("kvm-6.12-skylake-x"), which means KVM on the processor that is named last.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from nvmxfuzz.machine.attempt import Attempt
+from nvmxfuzz.machine.profile import Profile, load_profile, profile_names
+from nvmxfuzz.targets.base import Observation, Target, died, not_representable
+from nvmxfuzz.targets.kvm_native.build.objects import find_object, usable
+from nvmxfuzz.targets.kvm_native.errors import IoctlError
+from nvmxfuzz.targets.kvm_native.library import Library
+from nvmxfuzz.targets.kvm_native.results import Stopped
+from nvmxfuzz.targets.kvm_native.seat import Seat
+from nvmxfuzz.targets.python_model import PythonModel
+
+_MOST_SEATS: Final = 32
+"""Processors that are kept ready; each costs some MiB."""
+
+
+class KvmTarget(Target):
+    """KVM of one kernel. `run` is its software alone; `on_hardware` has a processor below it.
+
+    Without `hardware`, the rules are that processor.
+    """
+
+    def __init__(self, kernel: str, hardware: Target | None = None, variant: str = "plain") -> None:
+        self._kernel = kernel
+        self._variant = variant
+        self._hardware = hardware or PythonModel()
+        self._library: Library | None = None
+        self._seats: dict[Profile, Seat | str] = {}
+        self._last: tuple[Profile, Seat | str] | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the target."""
+        return f"kvm-{self._kernel}"
+
+    def open(self, profile: Profile) -> None:
+        """Load the object, and KVM on the processor that the profile means."""
+        self._seat(profile)
+
+    def run(self, attempt: Attempt) -> Observation:
+        """Return what KVM's software makes of VM entry; "entered": it would run vmcs02."""
+        seat = self._seat(attempt.profile)
+        if isinstance(seat, str):
+            return not_representable(seat)
+        try:
+            return seat.enter(attempt)
+        except Stopped as stopped:
+            return died(stopped.result.sentence())
+
+    def on_hardware(self, attempt: Attempt) -> Observation:
+        """Return what L1 sees in the end, where a processor executes what KVM would run."""
+        seat = self._seat(attempt.profile)
+        if isinstance(seat, str):
+            return not_representable(seat)
+        try:
+            return seat.enter_on(attempt, self._hardware)
+        except Stopped as stopped:
+            return died(stopped.result.sentence())
+
+    def virtual(self, profile: Profile) -> Profile:
+        """Return the processor that KVM offers L1; `profile` itself if that is it.
+
+        Where KVM does not load on the processor, it is the profile as well.
+        """
+        seat = self._seat(profile)
+        return profile if isinstance(seat, str) or seat.virtual == profile else seat.virtual
+
+    def close(self) -> None:
+        """Give back what the processors took. The object itself cannot be unloaded."""
+        for seat in self._seats.values():
+            if isinstance(seat, Seat):
+                seat.leave()
+        self._seats.clear()
+        self._last = None
+
+    def _seat(self, profile: Profile) -> Seat | str:
+        """Return KVM on the processor that a profile means, or why there is none."""
+        if self._last is not None and profile is self._last[0]:
+            return self._last[1]
+        found = self._seats.get(profile)
+        if found is None:
+            if len(self._seats) == _MOST_SEATS:
+                self.close()
+            found = self._seats[profile] = self._take_seat(self._host(profile))
+        # Comparing a profile costs more than a run.
+        self._last = profile, found
+        return found
+
+    def _host(self, profile: Profile) -> Profile:
+        host = profile.name.removeprefix(f"{self.name}-")
+        given = host != profile.name and host in profile_names()
+        return load_profile(host) if given else profile
+
+    def _take_seat(self, host: Profile) -> Seat | str:
+        if self._library is None:
+            built = find_object(self._kernel, self._variant)
+            self._library = Library(built.path, built.symbols)
+        try:
+            return Seat(self._library, host, f"{self.name}-{host.name}")
+        except IoctlError as refused:
+            return f"KVM does not load on {host.name}: {refused}"
+
+
+def available(kernel: str) -> str:
+    """Return "" if KVM of a kernel is built, else what to do, as a sentence."""
+    return usable(kernel)
+
+
+KVM_6_1: Final = partial(KvmTarget, "6.1")
+KVM_6_12: Final = partial(KvmTarget, "6.12")
+HAS_6_1: Final = partial(available, "6.1")
+HAS_6_12: Final = partial(available, "6.12")

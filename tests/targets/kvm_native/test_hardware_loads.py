@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""KVM loads on what a processor like a profile looks like, and asks for nothing absent."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from nvmxfuzz.machine.profile import load_profile, profile_names
+from nvmxfuzz.targets.kvm_native.errors import IoctlError
+from nvmxfuzz.targets.kvm_native.hardware import hardware_of
+from nvmxfuzz.targets.kvm_native.library import Library
+from nvmxfuzz.targets.kvm_native.vm import Machine
+
+# None of these lets VM exits return to a 64-bit kernel.
+TOO_OLD = frozenset({"core-duo-t2600", "kvm-virtual", "yonah"})
+
+
+def clean(library: Library) -> bool:
+    result = library.result()
+    return not result.unknown_msrs and not result.warnings
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_kvm_loads_on_every_64_bit_profile(library: Library, name: str) -> None:
+    hardware = hardware_of(load_profile(name))
+    if name in TOO_OLD:
+        with pytest.raises(IoctlError) as refused:
+            Machine(library, hardware)
+        assert refused.value.errno == errno.EIO
+        assert str(refused.value) == "insmod: EIO"
+        return
+    machine = Machine(library, hardware)
+    assert clean(library), library.result()
+    vm = machine.create_vm()
+    assert clean(library), library.result()
+    vcpu = vm.create_vcpu()
+    assert clean(library), library.result()
+    vcpu.set_cpuid(machine.supported_cpuid())
+    assert clean(library), library.result()
+
+
+def test_parameters_reach_the_modules(library: Library) -> None:
+    hardware = hardware_of(load_profile("skylake-x"))
+    machine = Machine(library, hardware, {"nested": 0})
+    assert 0x480 not in machine.feature_msr_indices()
+    library.restore()
+    assert 0x480 in Machine(library, hardware, {"nested": 1}).feature_msr_indices()
+
+
+def test_loading_and_unloading_again_and_again_needs_no_more_memory(library: Library) -> None:
+    hardware = hardware_of(load_profile("skylake-x"))
+    used = []
+    # Freed memory rests for a while before it is used again: the first rounds take new memory.
+    for _ in range(80):
+        hardware.install(library)
+        assert library.call("nvmx_insmod") == 0
+        assert library.call("nvmx_rmmod") == 0
+        used.append(library.heap_used())
+    assert used[-1] == used[40]
+
+
+def test_modules_can_be_loaded_again_with_other_parameters(library: Library) -> None:
+    hardware = hardware_of(load_profile("skylake-x"))
+    Machine(library, hardware, {"nested": 0}).unload()
+    assert 0x480 in Machine(library, hardware, {"nested": 1}).feature_msr_indices()
+
+
+def test_feature_msrs_tell_what_kvm_could_offer(library: Library) -> None:
+    machine = Machine(library, hardware_of(load_profile("skylake-x")))
+    indices = machine.feature_msr_indices()
+    assert len(machine.feature_msrs(indices)) == len(indices)
+    assert machine.feature_msrs([0x480, 0xDEAD, 0x481]) == machine.feature_msrs([0x480])
