@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nvmxfuzz.cli.files import read_file
 from nvmxfuzz.errors import InputError
@@ -17,9 +19,12 @@ from nvmxfuzz.inputs.msr_table import parse_processor
 from nvmxfuzz.kvm.describe import config_controls, refusal_text, warning_text
 from nvmxfuzz.kvm.hardware_setup import hardware_setup
 from nvmxfuzz.kvm.host import parse_params
-from nvmxfuzz.kvm.source import KERNELS
+from nvmxfuzz.kvm.source import KERNELS, Kernel
 from nvmxfuzz.kvm.vmcs_config import ConfigOutcome, VmcsConfig
 from nvmxfuzz.oracles.capability_config import Loading, loading_of
+
+if TYPE_CHECKING:
+    from nvmxfuzz.targets.kvm_native.config import KvmConfig
 
 _CASE = re.compile(
     rb"^[ \t]*(?:(?:harness|base)[ \t]*=|\[(?:vmcs|processor|memory|expect)\])", re.M
@@ -57,6 +62,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     command.add_argument(
         "--evmcs", action="store_true", help="KVM runs on a Hyper-V that offers enlightened VMCSs"
     )
+    command.add_argument(
+        "--target",
+        metavar="NAME",
+        help="ask the kernel itself: kvm-6.1 or kvm-6.12, built by nvmxfuzz build kvm, which is "
+        "then the kernel version too; exit status 1 if it differs from the model",
+    )
     command.add_argument("--json", action="store_true", help="one JSON object")
     command.set_defaults(run=run)
 
@@ -65,11 +76,40 @@ def run(args: argparse.Namespace) -> int:
     """Print what loading kvm_intel comes to; -EIO is an answer, no error."""
     case = _case(read_file(args.file), str(args.file))
     asked = replace(case, has_sgx=args.sgx or case.has_sgx, evmcs=args.evmcs or case.evmcs)
-    loading = loading_of(asked if args.kernel is None else replace(asked, kernel=args.kernel))
+    real = None if args.target is None else _real_config(args.target, args.kernel)
+    kernel = args.kernel if real is None else real.kernel
+    loading = loading_of(asked if kernel is None else replace(asked, kernel=kernel))
     params = parse_params(loading.kernel, [*_settings(loading), *args.param])
-    outcome = hardware_setup(loading.host, loading.kernel, params)
-    print(json.dumps(to_json(outcome)) if args.json else to_text(outcome))
-    return 0
+    subject = loading.host, loading.kernel, params
+    outcome = hardware_setup(*subject)
+    if real is None:
+        print(json.dumps(to_json(outcome)) if args.json else to_text(outcome))
+        return 0
+    return _show_real(real(*subject), outcome, loading.kernel, as_json=args.json)
+
+
+def _real_config(target: str, kernel: str | None) -> KvmConfig:
+    """Return the kernel itself; InputError if `kernel` is another one."""
+    from nvmxfuzz.targets.kvm_native.config import config_witness
+
+    real = config_witness(target)
+    if kernel not in (None, real.kernel):
+        raise InputError(f"target {target} is no kernel {kernel}: leave --kernel out")
+    return real
+
+
+def _show_real(real: ConfigOutcome, model: ConfigOutcome, kernel: Kernel, *, as_json: bool) -> int:
+    """Print what the real function made, and whether the model says the same."""
+    from nvmxfuzz.oracles.kvm_config import compare
+
+    found = [message for _, _, message in compare(model, real, kernel).differences]
+    if as_json:
+        print(json.dumps({**to_json(real), "differences": found}))
+    else:
+        why = f", and why: {refusal_text(model.site)}" if model.config is None else ""
+        ending = [f"DIFFERENT: {message}" for message in found] or ["the model says the same" + why]
+        print("\n".join([to_text(real), *ending]))
+    return 1 if found else 0
 
 
 def _case(data: bytes, origin: str) -> ConfigCase:
@@ -97,7 +137,7 @@ def _settings(loading: Loading) -> list[str]:
 def to_json(outcome: ConfigOutcome) -> dict[str, object]:
     """Return an outcome as a program reads it; numbers are strings in hexadecimal."""
     return {
-        "result": "-EIO" if outcome.config is None else "accepted",
+        "result": "accepted" if outcome.config is not None else _errno_name(outcome),
         "refused_at": outcome.site or None,
         "warnings": [
             {
@@ -116,12 +156,17 @@ def to_text(outcome: ConfigOutcome) -> str:
     """Return an outcome as a person reads it."""
     lines = [f"warning: {warning_text(warning)}" for warning in outcome.warnings]
     if outcome.config is None:
-        return "\n".join([*lines, f"-EIO: {refusal_text(outcome.site)}"])
+        return "\n".join([*lines, f"{_errno_name(outcome)}: {refusal_text(outcome.site)}"])
     controls = config_controls(outcome.config)
     for word, value in _words(outcome.config).items():
         lines.append(f"{word} = {value}")
         lines += [f"    {name}" for name in controls.get(word, ())]
     return "\n".join(lines)
+
+
+def _errno_name(outcome: ConfigOutcome) -> str:
+    """Return the error as the kernel writes it, such as -EIO."""
+    return f"-{errno.errorcode.get(-outcome.errno, -outcome.errno)}"
 
 
 def _words(config: VmcsConfig) -> dict[str, str]:

@@ -31,6 +31,8 @@ _WARNINGS = {
         "MSR {:#x} does not exist: RDMSR faulted and the value was taken to be 0 (from the "
         "kernel, not from KVM; only the first such MSR is named)"
     ),
+    "warn": "a WARN of the kernel at {}",
+    "unrecognised": "{}",
     "evmcs_unsupported": "controls {1:#x} of {0} have no field in the enlightened VMCS",
 }
 
@@ -56,6 +58,8 @@ def warning_text(warning: KernelWarning) -> str:
 
 def refusal_text(site: str) -> str:
     """Return one line that says why the config was refused, for `ConfigOutcome.site`."""
+    if not site:
+        return "refused"
     if site in _REFUSALS:
         return _REFUSALS[site]
     kind, _, word = site.partition(".")

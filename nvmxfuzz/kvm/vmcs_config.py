@@ -181,8 +181,11 @@ def adjust_vmx_controls64(ctl_opt: int, value: int) -> int:
 
 
 def cpu_has_perf_global_ctrl_bug(host: HostCpu) -> bool:
-    """Whether VM exit may clear IA32_PERF_GLOBAL_CTRL[34:32] on this processor."""
-    return host.family == 6 and host.model in PERF_GLOBAL_CTRL_BUG_MODELS
+    """Whether VM exit may clear IA32_PERF_GLOBAL_CTRL[34:32] on this processor.
+
+    The kernel keeps the family in 8 bits. (That of CPUID can be greater.)
+    """
+    return host.family & 0xFF == 6 and host.model in PERF_GLOBAL_CTRL_BUG_MODELS
 
 
 def cpu_has_broken_vmx_preemption_timer(host: HostCpu) -> bool:

@@ -181,8 +181,11 @@ def basic_is_usable(basic: int) -> bool:
 
 
 def has_perf_global_ctrl_erratum(host: HostCpu) -> bool:
-    """Whether the specification updates of Nehalem and Westmere list the erratum for this model."""
-    return host.family == 6 and host.model in (26, 30, 37, 44, 46)
+    """Whether the specification updates of Nehalem and Westmere list the erratum for this model.
+
+    KVM knows 8 bits of the family, and takes family 0x106 for 6.
+    """
+    return host.family & 0xFF == 6 and host.model in (26, 30, 37, 44, 46)
 
 
 def has_broken_preemption_timer(host: HostCpu) -> bool:

@@ -3,13 +3,20 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from nvmxfuzz.cli import config
 from nvmxfuzz.inputs.expectation import ConfigExpectation
 from nvmxfuzz.inputs.load import load_vector
+from nvmxfuzz.kvm.hardware_setup import hardware_setup
+from nvmxfuzz.kvm.host import HostCpu, ModuleParams
+from nvmxfuzz.kvm.source import Kernel
+from nvmxfuzz.kvm.vmcs_config import ConfigOutcome
 from nvmxfuzz.machine.profile import load_profile
+from nvmxfuzz.targets.kvm_native.build.objects import usable
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -150,3 +157,42 @@ def test_without_a_case_the_kernel_is_the_newest_or_the_one_asked_for(
 ) -> None:
     asked = reply(run, PLAIN, "--kernel", kernel)
     assert (asked == reply(run, PLAIN)) is (kernel != "5.18")
+
+
+# What the kernel itself makes of a table.
+
+
+def test_a_target_must_make_configs(run: Run) -> None:
+    status, out, err = run("config", DEGRADED, "--target", "bochs")
+    assert (status, out) == (2, "")
+    assert "the targets that make configs are kvm-6.1, kvm-6.12" in err
+
+
+@pytest.mark.skipif(bool(usable("6.12")), reason=usable("6.12"))
+def test_the_kernel_itself_is_asked(run: Run) -> None:
+    status, out, err = run("config", DEGRADED, "--target", "kvm-6.12")
+    assert (status, err) == (0, "")
+    assert out.startswith("warning: of a VM-entry and VM-exit pair")
+    assert out.endswith("the model says the same\n")
+    by_model = reply(run, DEGRADED)
+    assert reply(run, DEGRADED, "--target", "kvm-6.12") == {**by_model, "differences": []}
+    _, out, _ = run("config", DEGRADED, "--target", "kvm-6.12", "--param", f"{PARAMETER}=Y")
+    assert out.splitlines()[1:] == [
+        "-EIO: refused",
+        "the model says the same, and why: inconsistent: a VM-entry control and its VM-exit "
+        "control do not both exist",
+    ]
+    status, _, err = run("config", DEGRADED, "--target", "kvm-6.12", "--kernel", "6.1")
+    assert status == 2
+    assert "is no kernel 6.1" in err
+
+
+@pytest.mark.skipif(bool(usable("6.12")), reason=usable("6.12"))
+def test_a_difference_from_the_model_is_status_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(host: HostCpu, kernel: Kernel, params: ModuleParams) -> ConfigOutcome:
+        return replace(hardware_setup(host, kernel, params), warnings=())
+
+    monkeypatch.setattr(config, "hardware_setup", silent)
+    status, out, _ = run("config", DEGRADED, "--target", "kvm-6.12")
+    assert status == 1
+    assert out.splitlines()[-1].startswith("DIFFERENT: the model warns of nothing, the kernel")

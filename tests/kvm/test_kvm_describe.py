@@ -36,6 +36,11 @@ def test_every_word_of_a_config_is_named() -> None:
         (KernelWarning("perf_global_ctrl_erratum"), "IA32_PERF_GLOBAL_CTRL"),
         (KernelWarning("unchecked_rdmsr", (0x48B,)), "MSR 0x48b"),
         (KernelWarning("evmcs_unsupported.vmexit_ctrl", (0x400000,)), "0x400000 of vmexit_ctrl"),
+        (
+            KernelWarning("warn.arch/x86/kvm/x86.c:7"),
+            "a WARN of the kernel at arch/x86/kvm/x86.c:7",
+        ),
+        (KernelWarning("unrecognised.What is it. No {}"), "What is it. No {}"),
     ],
 )
 def test_every_warning_is_one_line(warning: KernelWarning, part: str) -> None:
@@ -54,6 +59,7 @@ def test_every_warning_is_one_line(warning: KernelWarning, part: str) -> None:
         ("basic.size", "4096"),
         ("basic.address_width", "32"),
         ("basic.memory_type", "write-back"),
+        ("", "refused"),
     ],
 )
 def test_every_refusal_says_why(site: str, part: str) -> None:

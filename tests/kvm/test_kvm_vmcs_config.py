@@ -264,10 +264,21 @@ def test_ept_violation_ve_is_for_a_kernel_that_proves_it() -> None:
     assert not unproved.cpu_based_2nd_exec_ctrl & ve
 
 
-@pytest.mark.parametrize(("model", "has_erratum"), [(0x1A, True), (0x2C, True), (0x2D, False)])
+@pytest.mark.parametrize(
+    ("family", "model", "has_erratum"),
+    [
+        (6, 0x1A, True),
+        (6, 0x2C, True),
+        (6, 0x2D, False),
+        (5, 0x1A, False),
+        # Eight bits of the family are known to the kernel.
+        (0x106, 0x1A, True),
+        (0x107, 0x1A, False),
+    ],
+)
 @pytest.mark.parametrize("version", KERNELS)
-def test_perf_global_ctrl_erratum(version: str, model: int, has_erratum: bool) -> None:
-    host = HostCpu(COFFEE_LAKE, model=model)
+def test_perf_global_ctrl_erratum(version: str, family: int, model: int, has_erratum: bool) -> None:
+    host = HostCpu(COFFEE_LAKE, family, model)
     outcome = load(host, version, ModuleParams())
     assert outcome.config is not None
     in_config = has_erratum and version != "6.1"
