@@ -29,7 +29,7 @@ from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.profile import load_profile
 from nvmxfuzz.oracles.agreement import compare, explains
 from nvmxfuzz.oracles.bochs_messages import RULES_OF
-from nvmxfuzz.oracles.corrected import bochs_judgement
+from nvmxfuzz.oracles.known_bochs import BOCHS
 from nvmxfuzz.targets.bochs.models import MODELS
 from nvmxfuzz.targets.bochs.target import Bochs
 
@@ -149,7 +149,7 @@ def examine(target: Bochs, attempt: Attempt, tally: Tally) -> tuple[str, str]:
         tally.unexplained[f"{found.site} {', '.join(found.rules)}"] += 1
     else:
         outcome = seen.outcome
-        if outcome and not explains(bochs_judgement(attempt), outcome, seen.messages):
+        if outcome and not explains(BOCHS.judge(attempt), outcome, seen.messages):
             tally.unexplained[f"a known difference that is none: {outcome}"] += 1
     return found.relation, str(seen.outcome)
 

@@ -18,7 +18,9 @@ from typing import Any, Protocol, TypeAlias
 from zlib import crc32
 
 from nvmxfuzz.inputs.case import Case, CaseKind
-from nvmxfuzz.inputs.codec import decode
+from nvmxfuzz.inputs.codec import decode, encode
+from nvmxfuzz.inputs.order import PROFILES
+from nvmxfuzz.inputs.rebase import rebase
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.oracle import Oracle
 
@@ -83,10 +85,21 @@ class Harness:
     oracles: tuple[Oracle[Any, Any], ...]
     always: tuple[Oracle[Any, Any], ...] = ()
     """Oracles that a campaign asks on every input, because they cost little."""
+    profiles: tuple[str, ...] = PROFILES
+    """The profiles that inputs have numbers for, and that a campaign keeps to."""
 
     def decode(self, data: bytes) -> Case:
         """Return the case that an input is: any bytes are one."""
-        return decode(data, self.kind)
+        return self._at_home(decode(data, self.kind, self.profiles))
+
+    def encode(self, case: Case) -> bytes:
+        """Return an input that `decode` makes the case of, or what it is on one of `profiles`."""
+        return encode(self._at_home(case), self.profiles)
+
+    def _at_home(self, case: Case) -> Case:
+        if self.profiles is PROFILES or case.profile.name in self.profiles:
+            return case
+        return rebase(case, self.profiles)
 
     def judge(self, case: Case) -> tuple[object, Verdicts]:
         """Return the run of the witness on a case, and its verdicts."""

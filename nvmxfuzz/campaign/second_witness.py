@@ -4,28 +4,72 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 from nvmxfuzz.campaign.harness import Harness
-from nvmxfuzz.errors import InputError
+from nvmxfuzz.inputs.case import CaseKind
+from nvmxfuzz.machine.profile import DEFAULT_PROFILE, profile_names
+
+if TYPE_CHECKING:
+    from nvmxfuzz.oracles.kvm_witness import Kvm
+    from nvmxfuzz.targets.base import Target
 
 
 def with_target(harness: Harness, target: str | None, *, isolated: bool) -> Harness:
-    """Return the harness with the oracle that compares its witness to the target of that name.
+    """Return the harness with the oracles that compare its witness to the target of that name.
 
     `isolated` puts the target into a process of its own, whose death is an observation. None, and
     the rules themselves, change nothing. InputError if there is no such target, if it is not
-    usable here, or if the harness is not about VM entry.
+    usable here, or if it does not do what the harness is about.
     """
     if target is None:
         return harness
-    from nvmxfuzz.oracles.agreement import agreement
+    if harness.kind == "capability_config":
+        return _with_real_config(harness, target)
     from nvmxfuzz.targets import python_model
     from nvmxfuzz.targets.registry import target_named
 
     entry = target_named(target)
-    if harness.kind != "vm_entry":
-        raise InputError(f"target {target} executes VM entries: use it with the harness vm_entry")
     if target == python_model.NAME:
         return harness
     made = entry.make_isolated() if isolated else entry.make()
-    return replace(harness, always=(*harness.always, agreement(made.run)))
+    return _with_kvm(harness, made) if entry.is_kvm else _with_processor(harness, made)
+
+
+def compares(target: str | None, kind: CaseKind) -> bool:
+    """Tell whether cases of a kind can be compared with a target: those of VM entry with any."""
+    from nvmxfuzz.targets.registry import target_named
+
+    return kind == "vm_entry" or (target is not None and target_named(target).is_kvm)
+
+
+def _with_real_config(harness: Harness, target: str) -> Harness:
+    # In this process, also where others are isolated: all its calls are guarded.
+    from nvmxfuzz.oracles.kvm_config import agreement
+    from nvmxfuzz.targets.kvm_native.config import config_witness
+
+    return replace(harness, always=(*harness.always, agreement(config_witness(target))))
+
+
+def _with_processor(harness: Harness, target: Target) -> Harness:
+    from nvmxfuzz.oracles.agreement import agreement
+
+    return replace(harness, always=(*harness.always, agreement(target.run)))
+
+
+def _with_kvm(harness: Harness, target: Target) -> Harness:
+    from nvmxfuzz.oracles.kvm_entry import kvm_oracles
+
+    always, others = kvm_oracles(cast("Kvm", target))
+    return replace(
+        harness,
+        always=(*harness.always, *always),
+        oracles=(*harness.oracles, *others),
+        profiles=_profiles_of(target.name) or harness.profiles,
+    )
+
+
+def _profiles_of(kvm: str) -> tuple[str, ...]:
+    """Return the profiles that a KVM offers L1, the one on the usual processor first."""
+    own = (name for name in profile_names() if name.startswith(f"{kvm}-"))
+    return tuple(sorted(own, key=lambda name: (not name.endswith(f"-{DEFAULT_PROFILE}"), name)))

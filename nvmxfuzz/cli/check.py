@@ -7,13 +7,13 @@ import argparse
 import json
 from pathlib import Path
 
+from nvmxfuzz.cli.comparing import observation_and_end, observation_json, observation_text
 from nvmxfuzz.cli.files import entry_case
 from nvmxfuzz.cli.streams import complain
 from nvmxfuzz.cpu.judgement import Judgement
 from nvmxfuzz.cpu.vm_entry import CHAPTER, vm_entry
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.machine.attempt import Attempt
-from nvmxfuzz.reports.observation_text import to_text as observation_text
 from nvmxfuzz.targets.base import Target
 from nvmxfuzz.targets.registry import target_named
 
@@ -59,8 +59,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _reply(attempt: Attempt, target: Target | None, *, as_json: bool) -> str:
     if target is not None:
-        seen = target.run(attempt)
-        return json.dumps(seen.to_json()) if as_json else observation_text(target.name, seen)
+        seen, end = observation_and_end(target, attempt)
+        if as_json:
+            return json.dumps(observation_json(seen, end))
+        return observation_text(target.name, seen, end)
     judgement = vm_entry(attempt)
     return json.dumps(to_json(judgement)) if as_json else to_text(judgement)
 

@@ -8,15 +8,12 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from nvmxfuzz.cli.comparing import Compared, compared, observation_text
 from nvmxfuzz.cli.files import entry_case
 from nvmxfuzz.cli.streams import complain
 from nvmxfuzz.cpu.judgement import Judgement
 from nvmxfuzz.cpu.vm_entry import vm_entry
 from nvmxfuzz.errors import InputError
-from nvmxfuzz.oracles.agreement import Comparison, compare
-from nvmxfuzz.oracles.bochs_messages import rules_of
-from nvmxfuzz.reports.observation_text import to_text
-from nvmxfuzz.targets.base import Observation, Target
 from nvmxfuzz.targets.registry import TARGETS
 
 _RULES = "python-model"
@@ -53,28 +50,18 @@ def run(args: argparse.Namespace) -> int:
             status = 2
             complain(str(error))
             continue
-        judgement = vm_entry(attempt)
-        seen = [(target, target.run(attempt)) for target in targets]
-        found = [
-            (target, observed, compare(judgement, observed, attempt)) for target, observed in seen
-        ]
-        if any(
-            comparison.relation == "unexplained" or observed.status == "died"
-            for _, observed, comparison in found
-        ):
+        found = [compared(target, attempt) for target in targets]
+        if any(each.fails for each in found):
             status = status or 1
         heading = f"{path}:\n" if len(args.files) > 1 else ""
         reply = _as_json if args.json else _as_text
-        print(("" if args.json else heading) + reply(judgement, found))
+        print(("" if args.json else heading) + reply(vm_entry(attempt), found))
     for target in targets:
         target.close()
     return status
 
 
-_Found = Sequence[tuple[Target, Observation, Comparison]]
-
-
-def _as_json(judgement: Judgement, found: _Found) -> str:
+def _as_json(judgement: Judgement, found: Sequence[Compared]) -> str:
     return json.dumps(
         {
             "rules": {
@@ -82,42 +69,42 @@ def _as_json(judgement: Judgement, found: _Found) -> str:
                 "unknown": list(judgement.unknown_names),
                 "permitted": [outcome.to_json() for outcome in judgement.permitted],
             },
-            "targets": {
-                target.name: {
-                    **observed.to_json(),
-                    "blames": list(rules_of(observed.messages) or ()),
-                    "relation": comparison.relation,
-                    "known": list(comparison.known),
-                }
-                for target, observed, comparison in found
-            },
+            "targets": {each.name: each.to_json() for each in found},
         }
     )
 
 
-def _as_text(judgement: Judgement, found: _Found) -> str:
-    lines = ["rules: " + ", ".join(map(str, judgement.permitted))]
-    for target, observed, comparison in found:
-        lines += [to_text(target.name, observed), f"    {_relation(comparison)}"]
+def _as_text(judgement: Judgement, found: Sequence[Compared]) -> str:
+    lines = [f"rules: {_permitted(judgement)}"]
+    for each in found:
+        lines.append(observation_text(each.name, each.observation, each.end))
+        if each.judgement.permitted != judgement.permitted:
+            lines.append(f"    on its virtual processor: {_permitted(each.judgement)}")
+        lines.append(f"    {_relation(each)}")
     lines += _rule_by_rule(judgement, found)
     return "\n".join(lines)
 
 
-def _relation(comparison: Comparison) -> str:
-    match comparison.relation:
+def _permitted(judgement: Judgement) -> str:
+    return ", ".join(map(str, judgement.permitted))
+
+
+def _relation(found: Compared) -> str:
+    match found.relation:
         case "none":
             return "has nothing to compare"
         case "agreed":
             return "agrees with the rules"
         case "known":
-            return "differs as is known: " + ", ".join(comparison.known)
+            return "differs as is known: " + ", ".join(found.known)
         case _:
-            return "differs, and nothing known explains it"
+            because = f": {found.message}" if found.message else ""
+            return f"differs, and nothing known explains it{because}"
 
 
-def _rule_by_rule(judgement: Judgement, found: _Found) -> Iterator[str]:
+def _rule_by_rule(judgement: Judgement, found: Sequence[Compared]) -> Iterator[str]:
     """Yield a line for each rule that somebody finds broken: who does."""
-    blamed = {target.name: set(rules_of(seen.messages) or ()) for target, seen, _ in found}
+    blamed = {each.name: set(each.blames) for each in found}
     names = [*judgement.broken_names, *judgement.unknown_names]
     others = sorted(set().union(*blamed.values()) - set(names)) if blamed else []
     if names or others:

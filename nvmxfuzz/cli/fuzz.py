@@ -38,7 +38,6 @@ from nvmxfuzz.cli.files import read_file
 from nvmxfuzz.cli.invocation import command, typed_path
 from nvmxfuzz.cli.streams import silence
 from nvmxfuzz.errors import InputError
-from nvmxfuzz.inputs.codec import encode
 from nvmxfuzz.inputs.load import load_case
 from nvmxfuzz.reports.console import Console, Summary, Terminal
 from nvmxfuzz.reports.ndjson import Ndjson
@@ -182,7 +181,7 @@ def _summary(plan: Plan, store: Store, last: Finished, tally: Tally, desk: Desk)
 
 def _seeds(harness: Harness) -> tuple[bytes, ...]:
     cases = (load_case(read_file(path), str(path)) for path in corpus_files(harness.name))
-    return tuple(encode(case) for case in cases if case.harness == harness.kind)
+    return tuple(harness.encode(case) for case in cases if case.harness == harness.kind)
 
 
 @contextlib.contextmanager

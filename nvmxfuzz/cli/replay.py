@@ -14,7 +14,7 @@ from typing import TypeAlias
 from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.campaign.memory import memory_bound
 from nvmxfuzz.campaign.plan import DEFAULT_MEMORY, harness_file, load_harness, referenced_harness
-from nvmxfuzz.campaign.second_witness import with_target
+from nvmxfuzz.campaign.second_witness import compares, with_target
 from nvmxfuzz.campaign.store import StoredFinding, is_store, open_store
 from nvmxfuzz.cli.files import cases_below, read_file
 from nvmxfuzz.cli.streams import complain
@@ -135,7 +135,7 @@ def _inputs(path: Path, finding: str | None, target: str | None) -> Iterator[tup
 def _case_again(file: Path, target: str | None) -> tuple[str, ...]:
     vector = load_vector(read_file(file), str(file))
     kind = vector.case.harness
-    harness = _harness(harness_file(kind), target if kind == "vm_entry" else None)
+    harness = _harness(harness_file(kind), target if compares(target, kind) else None)
     findings = harness.examine(vector.case)
     fired = (f"{finding.identity}: {finding.message}" for finding in findings)
     return (*mismatches(vector), *fired)

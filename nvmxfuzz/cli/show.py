@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nvmxfuzz.campaign.store import is_store, open_store
+from nvmxfuzz.cli.comparing import observation_and_end, observation_json, observation_text
 from nvmxfuzz.cli.files import read_file
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.case import CASE_KINDS, Case, CaseKind, EntryCase
@@ -16,7 +17,6 @@ from nvmxfuzz.inputs.codec import decode
 from nvmxfuzz.inputs.load import load_case
 from nvmxfuzz.inputs.raw_json import dump_raw
 from nvmxfuzz.reports.case_text import case_rows, to_json, to_text
-from nvmxfuzz.reports.observation_text import to_text as observation_text
 from nvmxfuzz.targets.base import Observation
 from nvmxfuzz.targets.registry import target_named
 
@@ -66,18 +66,18 @@ def run(args: argparse.Namespace) -> int:
     reply = to_json(case, rows)
     text = to_text(case, rows)
     if args.target is not None:
-        seen = _observation(case, args.target, args.file)
-        reply["target"] = {"name": args.target, **seen.to_json()}
-        text += "\n" + observation_text(args.target, seen)
+        seen, end = _observation(case, args.target, args.file)
+        reply["target"] = {"name": args.target, **observation_json(seen, end)}
+        text += "\n" + observation_text(args.target, seen, end)
     print(json.dumps(reply) if args.json else text)
     return 0
 
 
-def _observation(case: Case, target: str, path: Path) -> Observation:
+def _observation(case: Case, target: str, path: Path) -> tuple[Observation, Observation | None]:
     if not isinstance(case, EntryCase):
         raise InputError(f"{path} is a capability config: --target goes with VM entries")
     with target_named(target).make_isolated() as made:
-        return made.run(case.attempt)
+        return observation_and_end(made, case.attempt)
 
 
 def _raw(case: Case, path: Path) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A case as bytes for the fuzzing engines: every byte string is some case, every case has bytes.
 
-Four bytes lead: version, flags, profile, base. What follows depends on the kind in bits 1:0 of the
-flags:
+Four bytes lead: version, flags, profile, base. The numbers of profiles are those of
+`inputs.order`, unless whoever reads and writes agrees on other ones. What follows depends on the
+kind in bits 1:0 of the flags:
 
 0 XOR     one word for each slot of the layout, exclusive-ored onto the base; missing ones are 0;
 1 SPARSE  records, one for each edited slot or range of memory (`inputs.records`);
@@ -65,8 +66,11 @@ class _Start:
     fields: int
 
 
-def decode(data: bytes, harness: CaseKind) -> Case:
-    """Return the case that `data` is; what lies beyond `MAX_BYTES` is not looked at."""
+def decode(data: bytes, harness: CaseKind, profiles: tuple[str, ...] = PROFILES) -> Case:
+    """Return the case that `data` is; what lies beyond `MAX_BYTES` is not looked at.
+
+    `profiles` are the names that the third byte means.
+    """
     header, body = data[:HEADER_BYTES].ljust(HEADER_BYTES, b"\0"), data[HEADER_BYTES:MAX_BYTES]
     version, flags, profile, number = header
     if flags & _KIND == TEXT:
@@ -74,7 +78,7 @@ def decode(data: bytes, harness: CaseKind) -> Case:
         if found is not None:
             return found
         flags, body = XOR, b""
-    names = _names(harness, profile, number)
+    names = _names(harness, profile, number, profiles)
     start = _start(harness, known_version(version), *names)
     records, words = _split(flags & _KIND, body, start.table)
     if isinstance(start.case, ConfigCase):
@@ -89,16 +93,16 @@ def decode(data: bytes, harness: CaseKind) -> Case:
     return EntryCase(attempt, start.case.base)
 
 
-def encode(case: Case) -> bytes:
+def encode(case: Case, profiles: tuple[str, ...] = PROFILES) -> bytes:
     """Return bytes that `decode` to an equal case; the note, which equality ignores, is lost."""
-    header = _header(case)
+    header = _header(case, profiles)
     if header is None:
         return bytes((VERSION, TEXT, 0, 0)) + dump_text(case).encode()
     table = layout(case.harness)
     return header + b"".join(pack_record(change, table) for change in differences(case))
 
 
-def _header(case: Case) -> bytes | None:
+def _header(case: Case, profiles: tuple[str, ...]) -> bytes | None:
     """Return the first bytes of a case that the format has numbers for, or None."""
     profile = named_profile(case)
     number = 0
@@ -106,9 +110,9 @@ def _header(case: Case) -> bytes | None:
         if case.base not in BASES:
             return None
         number = BASES.index(case.base)
-    if profile not in PROFILES:
+    if profile not in profiles:
         return None
-    return bytes((VERSION, SPARSE, PROFILES.index(profile), number))
+    return bytes((VERSION, SPARSE, profiles.index(profile), number))
 
 
 def _decode_text(body: bytes, harness: CaseKind) -> Case | None:
@@ -129,11 +133,13 @@ def _split(kind: int, body: bytes, table: Layout) -> tuple[list[Record], bytes]:
 
 
 @cache
-def _names(harness: CaseKind, profile: int, number: int) -> tuple[str, str]:
+def _names(
+    harness: CaseKind, profile: int, number: int, profiles: tuple[str, ...]
+) -> tuple[str, str]:
     """Return the profile and base that the last two bytes of a header mean."""
-    name = PROFILES[profile % len(PROFILES)]
+    name = profiles[profile % len(profiles)]
     # A profile that an installation lacks keeps its number all the same.
-    name = name if name in profile_names() else PROFILES[0]
+    name = name if name in profile_names() else profiles[0]
     if harness == "capability_config":
         return name, name
     if number < len(BASES):

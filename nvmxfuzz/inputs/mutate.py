@@ -38,26 +38,29 @@ _LONGEST: Final = 0xFF
 """The most bytes that a record writes."""
 
 
-def mutator(harness: CaseKind, own: Own) -> Mutator:
-    """Return the custom mutator of `harness`: three of ten inputs are given to `own`."""
+def mutator(harness: CaseKind, own: Own, profiles: tuple[str, ...] = PROFILES) -> Mutator:
+    """Return the custom mutator of `harness`: three of ten inputs are given to `own`.
+
+    `profiles` are those that the inputs have numbers for.
+    """
 
     def mutate(data: bytes, max_size: int, seed: int) -> bytes:
         rng = Random(seed)
         if rng.random() < OWN_SHARE or is_text(data):
             return own(data, max_size)
-        return _mutated(data, max_size, rng, harness)
+        return put_together(_mutated(take_apart(data, harness, profiles), rng), max_size)
 
     return mutate
 
 
-def cross_over(harness: CaseKind) -> CrossOver:
+def cross_over(harness: CaseKind, profiles: tuple[str, ...] = PROFILES) -> CrossOver:
     """Return the custom crossover of `harness`: edits of both inputs on the base of one."""
 
     def cross(data: bytes, other: bytes, max_size: int, seed: int) -> bytes:
         if is_text(data) or is_text(other):
             return data[:max_size]
         rng = Random(seed)
-        one, two = take_apart(data, harness), take_apart(other, harness)
+        one, two = (take_apart(parent, harness, profiles) for parent in (data, other))
         if rng.getrandbits(1):
             one, two = two, one
         chosen = [record for record in (*one.records, *two.records) if rng.getrandbits(1)]
@@ -68,11 +71,10 @@ def cross_over(harness: CaseKind) -> CrossOver:
     return cross
 
 
-def _mutated(data: bytes, max_size: int, rng: Random, harness: CaseKind) -> bytes:
-    parts = take_apart(data, harness)
+def _mutated(parts: Parts, rng: Random) -> Parts:
     for _ in range(_steps(rng)):
         rng.choice(_STEPS)(parts, rng)
-    return put_together(parts, max_size)
+    return parts
 
 
 def _steps(rng: Random) -> int:
@@ -173,7 +175,7 @@ def _clear_word(parts: Parts, rng: Random) -> None:
 
 def _change_profile(parts: Parts, rng: Random) -> None:
     """Another processor; of the bases one that it can run."""
-    parts.header[2] = rng.randrange(len(PROFILES))
+    parts.header[2] = rng.randrange(len(parts.profiles))
     if parts.harness == "vm_entry" and rng.random() < 0.75:
         _change_base(parts, rng)
 

@@ -28,6 +28,14 @@ PROFILES: Final = (
     "tiger-lake",
     "xeon-x5482",
     "yonah",
+    "kvm-6.12-skylake-x",
+    "kvm-6.12-penryn",
+    "kvm-6.12-sapphire-rapids",
+    "kvm-6.12-everything",
+    "kvm-6.1-skylake-x",
+    "kvm-6.1-penryn",
+    "kvm-6.1-sapphire-rapids",
+    "kvm-6.1-everything",
 )
 
 BASES: Final = ("guest-64", "guest-32", "guest-pae", "guest-real", "guest-v86", "zero")

@@ -12,6 +12,7 @@ from nvmxfuzz.inputs.codec import BOTH, HEADER_BYTES, REPAIR, SPARSE, TEXT, XOR,
 from nvmxfuzz.inputs.difference import Edit
 from nvmxfuzz.inputs.layout import VERSION, Layout, known_version, layout
 from nvmxfuzz.inputs.memory_edit import MemoryEdit
+from nvmxfuzz.inputs.order import PROFILES
 from nvmxfuzz.inputs.records import CHANGE, MASKED, Record, pack_record, read_records
 from nvmxfuzz.inputs.words import word_of
 from nvmxfuzz.machine.profile import Profile
@@ -31,15 +32,18 @@ class Parts:
     words: bytearray
     table: Layout
     harness: CaseKind
+    profiles: tuple[str, ...] = PROFILES
 
     def base(self) -> tuple[Profile, tuple[int, ...]]:
         """Return the profile of the header, and what its base has in each slot."""
-        return _base(self.header[2], self.header[3], self.harness)
+        return _base(self.header[2], self.header[3], self.harness, self.profiles)
 
 
 @lru_cache(maxsize=512)
-def _base(profile: int, number: int, harness: CaseKind) -> tuple[Profile, tuple[int, ...]]:
-    case = decode(bytes((VERSION, XOR, profile, number)), harness)
+def _base(
+    profile: int, number: int, harness: CaseKind, profiles: tuple[str, ...]
+) -> tuple[Profile, tuple[int, ...]]:
+    case = decode(bytes((VERSION, XOR, profile, number)), harness, profiles)
     return case.profile, tuple(word_of(case, slot) for slot in layout(harness).slots)
 
 
@@ -48,7 +52,7 @@ def is_text(data: bytes) -> bool:
     return len(data) > 1 and data[1] & _KIND == TEXT
 
 
-def take_apart(data: bytes, harness: CaseKind) -> Parts:
+def take_apart(data: bytes, harness: CaseKind, profiles: tuple[str, ...] = PROFILES) -> Parts:
     """Return header, records and words of an input of the other kinds.
 
     Those of an older version become parts of the newest one, in which they mean the same.
@@ -65,7 +69,7 @@ def take_apart(data: bytes, harness: CaseKind) -> Parts:
         records, body = read_records(body[1:], body[0], table)
     header[0] = VERSION
     words = bytearray(body[: table.words.size])
-    return Parts(header, records, words, layout(harness), harness)
+    return Parts(header, records, words, layout(harness), harness, profiles)
 
 
 def put_together(parts: Parts, max_size: int) -> bytes:

@@ -18,9 +18,9 @@ from nvmxfuzz.inputs.case import EntryCase
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.outcome import ENTERED, Outcome, exit_on_entry
 from nvmxfuzz.oracles.bochs_messages import rules_of
-from nvmxfuzz.oracles.corrected import bochs_judgement, names_applied
+from nvmxfuzz.oracles.corrected import Corrected
 from nvmxfuzz.oracles.finding import Finding
-from nvmxfuzz.oracles.known import DIFFERENCES
+from nvmxfuzz.oracles.known_bochs import BOCHS
 from nvmxfuzz.oracles.oracle import Oracle
 from nvmxfuzz.oracles.vm_entry import VmEntryWitness
 
@@ -53,8 +53,13 @@ _NONE: Final = Comparison("none")
 _AGREED: Final = Comparison("agreed")
 
 
-def compare(judgement: Judgement, seen: Observation, attempt: Attempt) -> Comparison:
-    """Compare the judgement of an attempt to what Bochs did with it."""
+def compare(
+    judgement: Judgement, seen: Observation, attempt: Attempt, bochs: Corrected = BOCHS
+) -> Comparison:
+    """Compare the judgement of an attempt to what Bochs did with it.
+
+    `bochs` is what Bochs is known to do.
+    """
     outcome = seen.outcome
     if outcome is None:
         return _NONE
@@ -63,10 +68,10 @@ def compare(judgement: Judgement, seen: Observation, attempt: Attempt) -> Compar
     if judgement != vm_entry(attempt):
         # The known differences are those of the rules, and this witness is another one.
         return _unexplained(judgement, outcome, seen.messages)
-    corrected = bochs_judgement(attempt)
+    corrected = bochs.judge(attempt)
     if not explains(corrected, outcome, seen.messages):
         return _unexplained(corrected, outcome, seen.messages)
-    return Comparison("known", known=names_applied(attempt, judgement, corrected))
+    return Comparison("known", known=bochs.names_applied(attempt, judgement, corrected))
 
 
 def _left_open(judgement: Judgement, outcome: Outcome, attempt: Attempt) -> bool:
@@ -102,7 +107,7 @@ def explains(judgement: Judgement, outcome: Outcome, messages: Sequence[Message]
 def _blamed(messages: Sequence[Message]) -> tuple[str, ...]:
     """Return the rules that messages blame, and the differences that stand for one."""
     said = messages[-1].template if messages else ""
-    known = (entry.name for entry in DIFFERENCES if said in entry.messages)
+    known = (entry.name for entry in BOCHS.differences if said in entry.messages)
     return (*(rules_of(messages) or ()), *known)
 
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The chapter on VM entry as Bochs has it: the rules, corrected by the known differences."""
+"""The chapter on VM entry as a target has it: the rules, corrected by its known differences."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import cache
+from functools import cached_property
 from typing import Final
 
 from nvmxfuzz.cpu.chapter import Chapter
@@ -15,68 +15,87 @@ from nvmxfuzz.cpu.judgement import Judgement
 from nvmxfuzz.cpu.rule import Failure, Predicate, Rule, Section, Subject, Verdict
 from nvmxfuzz.cpu.vm_entry import CHAPTER, vm_entry
 from nvmxfuzz.machine.attempt import Attempt
-from nvmxfuzz.machine.memory import Memory
-from nvmxfuzz.oracles.known import DIFFERENCES, MISTAKES, KnownDifference, Where
+from nvmxfuzz.oracles.known import KnownDifference, KnownMistake, Where
 
-_TITLE: Final = "Checks that only Bochs makes"
-
-
-def bochs_judgement(attempt: Attempt) -> Judgement:
-    """Judge an attempt as Bochs is known to."""
-    for mistake in MISTAKES:
-        attempt = mistake.taken_for(attempt)
-    return _bochs_chapter().judge(Entry(_within_reach(attempt)))
+_TITLE: Final = "Checks that only the target makes"
 
 
-def _within_reach(attempt: Attempt) -> Attempt:
-    """Return an attempt without the memory that no address of its processor reaches.
+class Corrected:
+    """The rules as a target has them. Its chapter is made when it is asked for the first time."""
 
-    The rules refuse a structure that goes on beyond; Bochs, where it does not, finds nothing there.
-    """
-    end = 1 << attempt.profile.maxphyaddr
-    regions = attempt.memory.regions
-    if not regions or regions[-1][0] + len(regions[-1][1]) <= end:
-        return attempt
-    kept = tuple((start, data[: end - start]) for start, data in regions if start < end)
-    return replace(attempt, memory=Memory(kept))
+    def __init__(
+        self,
+        differences: Iterable[KnownDifference],
+        mistakes: Iterable[KnownMistake] = (),
+    ) -> None:
+        self.differences = tuple(differences)
+        self.mistakes = tuple(mistakes)
+        self._unchecked = {name for entry in self.differences for name in entry.unchecked}
+
+    def judge(self, attempt: Attempt) -> Judgement:
+        """Judge an attempt as the target is known to."""
+        for mistake in self.mistakes:
+            attempt = mistake.taken_for(attempt)
+        return self._chapter.judge(Entry(attempt))
+
+    def names_applied(
+        self, attempt: Attempt, judgement: Judgement, corrected: Judgement
+    ) -> tuple[str, ...]:
+        """Return the entries that tell the corrected judgement of an attempt from the other.
+
+        They come in the order of the table.
+        """
+        before, after = _missed(judgement), _missed(corrected)
+        gone = before - after
+        return (
+            *(
+                mistake.name
+                for mistake in self.mistakes
+                if (other := mistake.taken_for(attempt)) is not attempt
+                and _missed(vm_entry(other)) != before
+            ),
+            *(
+                entry.name
+                for entry in self.differences
+                if entry.name in after
+                or any(_covers(entry, rule, attempt) for rule in gone.intersection(entry.unchecked))
+            ),
+        )
+
+    def corrects(self, judgement: Judgement, corrected: Judgement) -> bool:
+        """Tell whether the corrected judgement can come from the other one.
+
+        Where it cannot, that other one is not of these rules. A list is judged up to the first
+        subject that breaks a rule, which may be a later one then.
+        """
+        before, after = _missed(judgement), _missed(corrected)
+        changed = {name for name in before ^ after if name in CHAPTER.index}
+        alone = {name for name in changed if not CHAPTER.rules[CHAPTER.index[name]].listed}
+        return alone <= self._unchecked and alone <= before
+
+    @cached_property
+    def _chapter(self) -> Chapter:
+        checked = Section(_TITLE, CONTROLS)
+        checked.rules += [_as_checked(rule, self.differences) for rule in CHAPTER.rules]
+        checked.rules += [
+            _added(entry, entry.failure) for entry in self.differences if entry.failure
+        ]
+        return Chapter((checked,), CHAPTER.views)
 
 
-def names_applied(attempt: Attempt, judgement: Judgement, corrected: Judgement) -> tuple[str, ...]:
-    """Return the known differences that tell the corrected judgement of an attempt from the other.
-
-    They come in the order of the table.
-    """
-    before, after = _missed(judgement), _missed(corrected)
-    gone = before - after
-    return (
-        *(
-            mistake.name
-            for mistake in MISTAKES
-            if (other := mistake.taken_for(attempt)) is not attempt
-            and _missed(vm_entry(other)) != before
-        ),
-        *(
-            entry.name
-            for entry in DIFFERENCES
-            if entry.name in after or not gone.isdisjoint(entry.unchecked)
-        ),
-    )
+def _covers(difference: KnownDifference, rule: str, attempt: Attempt) -> bool:
+    """Tell whether a difference holds of something that a rule looks at."""
+    view = CHAPTER.rules[CHAPTER.index[rule]].view
+    entry = Entry(attempt)
+    return any(map(difference.where, (entry,) if view is None else CHAPTER.views[view](entry)))
 
 
 def _missed(judgement: Judgement) -> set[str]:
     return {*judgement.broken_names, *judgement.unknown_names}
 
 
-@cache
-def _bochs_chapter() -> Chapter:
-    checked = Section(_TITLE, CONTROLS)
-    checked.rules += [_as_checked(rule, DIFFERENCES) for rule in CHAPTER.rules]
-    checked.rules += [_added(entry, entry.failure) for entry in DIFFERENCES if entry.failure]
-    return Chapter((checked,), CHAPTER.views)
-
-
 def _as_checked(rule: Rule, differences: Iterable[KnownDifference]) -> Rule:
-    """Return a rule that holds where Bochs does not check it."""
+    """Return a rule that holds where the target does not check it."""
     for entry in differences:
         if rule.name in entry.unchecked:
             rule = replace(rule, predicate=_unless(entry.where, rule.predicate))
@@ -92,7 +111,7 @@ def _unless(where: Where, predicate: Predicate) -> Predicate:
 
 
 def _added(entry: KnownDifference, failure: Failure) -> Rule:
-    """Return a rule, of the difference's name, that stands for a check only Bochs makes."""
+    """Return a rule, of the difference's name, that stands for a check only the target makes."""
 
     def holds(subject: Subject) -> bool:
         return not entry.where(subject)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nvmxfuzz.cli import compare as compare_command
+from nvmxfuzz.cli import comparing
 from nvmxfuzz.cpu.vm_entry import vm_entry
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.targets.registry import TARGETS
@@ -90,7 +90,7 @@ def test_compare_fails_on_a_difference_that_nothing_explains(
     def forgetful(attempt: Attempt) -> object:
         return vm_entry(Attempt(attempt.profile, attempt.vmcs.replace({"guest_rflags": 2})))
 
-    monkeypatch.setattr(compare_command, "vm_entry", forgetful)
+    monkeypatch.setattr(comparing, "vm_entry", forgetful)
     status, out, _ = run("compare", BROKEN)
     assert status == 1
     assert "nothing known explains it" in out

@@ -79,7 +79,7 @@ def test_every_bit_of_every_slot_is_reached(harness: CaseKind, calls: int) -> No
 
 
 def test_every_profile_base_and_memory_is_reached() -> None:
-    cases = [decode(data, "vm_entry") for data in chains("vm_entry", 2500)]
+    cases = [decode(data, "vm_entry") for data in chains("vm_entry", 4000)]
     found = [case for case in cases if isinstance(case, EntryCase)]
     assert {case.profile.name for case in found} == set(PROFILES)
     assert {case.base for case in found} >= {"guest-64", "guest-32", "guest-pae", "guest-real"}

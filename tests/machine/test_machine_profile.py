@@ -42,10 +42,16 @@ SILICON = (
     "core-i7-5600u",
     "core-i7-6700k",
 )
+HOSTS = ("skylake-x", "penryn", "sapphire-rapids", "everything")
+GIVEN_BY_KVM = tuple(f"kvm-{kernel}-{host}" for kernel in ("6.1", "6.12") for host in HOSTS)
 
 
 def test_the_profiles_are_those_that_are_documented() -> None:
-    assert set(profile_names()) == {*BOCHS, *SILICON, "kvm-virtual", "everything"}
+    assert set(profile_names()) == {
+        *(*BOCHS, *SILICON, *GIVEN_BY_KVM),
+        "kvm-virtual",
+        "everything",
+    }
     assert list(profile_names()) == sorted(profile_names())
     assert DEFAULT_PROFILE in profile_names()
 

@@ -18,8 +18,7 @@ from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.profile import load_profile
 from nvmxfuzz.oracles.agreement import compare, explains
 from nvmxfuzz.oracles.bochs_messages import RULES_OF, rules_of
-from nvmxfuzz.oracles.corrected import bochs_judgement
-from nvmxfuzz.oracles.known import DIFFERENCES
+from nvmxfuzz.oracles.known_bochs import BOCHS, DIFFERENCES
 from nvmxfuzz.targets.base import Message
 from nvmxfuzz.targets.bochs import wheel
 from nvmxfuzz.targets.bochs.models import MODELS
@@ -137,7 +136,7 @@ def test_messages_blame_broken_rules() -> None:
         found = compare(vm_entry(attempt), seen, attempt)
         if found.relation == "unexplained":
             different.append(f"{attempt.profile.name}: {found.site}")
-        elif seen.outcome and not explains(bochs_judgement(attempt), seen.outcome, seen.messages):
+        elif seen.outcome and not explains(BOCHS.judge(attempt), seen.outcome, seen.messages):
             different.append(f"{attempt.profile.name}: too broad: {found.known}")
     assert not different
     assert silent == SILENT

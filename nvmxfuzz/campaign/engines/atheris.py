@@ -89,8 +89,8 @@ def _fuzz(harness: Harness, arguments: Sequence[str], target: Callable[[bytes], 
     atheris.Setup(
         list(arguments),
         target,
-        custom_mutator=mutator(harness.kind, own),
-        custom_crossover=cross_over(harness.kind),
+        custom_mutator=mutator(harness.kind, own, harness.profiles),
+        custom_crossover=cross_over(harness.kind, harness.profiles),
     )
     atheris.Fuzz()
 

@@ -15,7 +15,6 @@ from hypothesis.configuration import set_hypothesis_home_dir
 
 from nvmxfuzz.campaign.session import Session
 from nvmxfuzz.inputs.case import Case
-from nvmxfuzz.inputs.codec import encode
 from nvmxfuzz.inputs.strategies import config_cases, entry_cases
 
 ROUND = 500
@@ -32,7 +31,7 @@ def run(session: Session) -> None:
     def execute(case: Case) -> None:
         # The rest of the last round is drawn, and dropped.
         if not session.finished:
-            session.execute_case(case, encode(case))
+            session.execute_case(case, session.harness.encode(case))
 
     property_test: Callable[[], None] = settings(
         max_examples=ROUND,
@@ -40,7 +39,7 @@ def run(session: Session) -> None:
         deadline=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
-    )(given(_CASES[session.harness.kind]())(execute))
+    )(given(_CASES[session.harness.kind](session.harness.profiles))(execute))
     for number in count():
         if session.finished:
             return

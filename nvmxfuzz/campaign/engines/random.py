@@ -23,7 +23,7 @@ def run(session: Session) -> None:
     def random_bytes(_: bytes, size: int) -> bytes:
         return rng.randbytes(rng.randrange(size))
 
-    mutate = mutator(session.harness.kind, random_bytes)
+    mutate = mutator(session.harness.kind, random_bytes, session.harness.profiles)
     while not session.finished:
         data = b""
         if rng.getrandbits(1):

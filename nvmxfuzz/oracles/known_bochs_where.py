@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The exact conditions of the known differences."""
+"""The exact conditions of the known differences of Bochs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from nvmxfuzz.arch.vmx_msr import VmxBasic
 from nvmxfuzz.cpu.entry import Entry
 from nvmxfuzz.cpu.msr_slots import MsrSlot
 from nvmxfuzz.cpu.predicates import aligned, page_aligned
-from nvmxfuzz.cpu.rule import Subject
 from nvmxfuzz.cpu.segment_view import GuestSegment
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.profile import Profile
@@ -26,11 +25,6 @@ _DESCRIPTOR_SIZE: Final = 64
 _MSR_SIZE: Final = 16
 _NULL: Final = 3
 """Null selectors are 0 to 3: their RPL does not count."""
-
-
-def always(_subject: Subject) -> bool:
-    """Bochs never makes the check."""
-    return True
 
 
 def taken_for_ordinary_vmcs(attempt: Attempt) -> Attempt:

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What must hold between the rules and KVM: what it lets L1's VM entry pass, and what it refuses.
+
+KVM checks a part of what a processor does, and leaves the rest to the processor that runs its
+merged VMCS, vmcs02. The known differences say which part: with them applied to the rules, KVM's
+software must do just what the rules say, and what it leaves to the processor must come to an end
+that the rules permit. That is looked at each time. What is left is a finding.
+
+The rules are those of the virtual processor that KVM offers L1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from nvmxfuzz.arch.exit_reasons import ExitReason
+from nvmxfuzz.cpu.judgement import Judgement
+from nvmxfuzz.inputs.case import EntryCase
+from nvmxfuzz.machine.attempt import Attempt
+from nvmxfuzz.machine.outcome import ENTERED, Outcome
+from nvmxfuzz.oracles.finding import Finding
+from nvmxfuzz.oracles.known_kvm import tables_of
+from nvmxfuzz.oracles.kvm_tables import KvmTables
+from nvmxfuzz.oracles.kvm_witness import Kvm, Once, first_check, on_virtual, place, warnings
+from nvmxfuzz.oracles.oracle import Oracle
+from nvmxfuzz.oracles.vm_entry import VmEntryWitness
+from nvmxfuzz.targets.base import Observation
+
+NO_MISSED_CHECK: Final = "entry.no-missed-check"
+NO_OVERREACH: Final = "entry.no-overreach"
+MERGED_ENTERS: Final = "entry.merged-enters"
+SURVIVES: Final = "kvm.survives"
+
+Relation = Literal["none", "agreed", "known", "missed", "overreach"]
+"""KVM has no outcome; it does what the rules permit; known differences explain it; nothing does."""
+Check: TypeAlias = Callable[[EntryCase, VmEntryWitness], Finding | None]
+
+_ENTERED: Final = 8
+_STAGES: Final[dict[str, dict[int, int]]] = {
+    "fault": {6: 0, 13: 1},
+    "fail-invalid": {0: 2},
+    "fail-valid": {26: 3, 4: 4, 5: 4},
+    "exit": {ExitReason.INVALID_STATE: 6, ExitReason.MSR_LOAD_FAIL: 7},
+    "entered": {0: _ENTERED},
+}
+"""Stages of VM entry by the outcome that ends it there; of another VMfail it is the fifth."""
+_CONTROLS_OR_HOST: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How what KVM did compares to the rules.
+
+    `known` names the differences that explain it. What nothing explains has a `site`, which is
+    the same for the same disagreement, the rules concerned, and a sentence on it.
+    """
+
+    relation: Relation
+    known: tuple[str, ...] = ()
+    rules: tuple[str, ...] = ()
+    site: str = ""
+    message: str = ""
+
+
+_NONE: Final = Comparison("none")
+_AGREED: Final = Comparison("agreed")
+
+
+def compare(
+    judgement: Judgement, attempt: Attempt, kvm: Kvm, tables: KvmTables | None = None
+) -> Comparison:
+    """Run an attempt on KVM, and compare what it does to the judgement of the attempt.
+
+    The processor behind KVM is asked only where KVM's software lets pass what the rules refuse.
+    `tables` is what KVM is known to do.
+    """
+    seen = kvm.run(attempt)
+    outcome = seen.outcome
+    if outcome in judgement.permitted:
+        return _AGREED
+    virtual = on_virtual(attempt, kvm)
+    tables = tables or tables_of(kvm.name)
+    if outcome is None:
+        return _without_end(seen, virtual, tables)
+    software = tables.software.judge(virtual)
+    if not tables.software.corrects(judgement, software):
+        # The known differences are those of the rules, and this witness is another one.
+        return _unexplained(judgement, judgement, attempt, kvm)
+    if outcome not in software.permitted:
+        return _unexplained(judgement, software, attempt, kvm)
+    known = tables.software.names_applied(virtual, judgement, software)
+    if outcome == ENTERED:
+        end = kvm.on_hardware(attempt).outcome
+        if end is None:
+            known = tables.fatal_names(virtual)
+        elif end not in judgement.permitted:
+            corrected = tables.end.judge(virtual)
+            if end not in corrected.permitted:
+                return _unexplained(judgement, judgement, attempt, kvm)
+            known += tables.end.names_applied(virtual, judgement, corrected)
+        if not known:
+            return _unexplained(judgement, judgement, attempt, kvm)
+    return Comparison("known", known=tuple(dict.fromkeys(known)))
+
+
+def compare_merged(
+    judgement: Judgement, attempt: Attempt, kvm: Kvm, tables: KvmTables | None = None
+) -> Comparison:
+    """Compare what the processor does with the merged VMCS where KVM's software may enter."""
+    if ENTERED not in judgement.permitted or kvm.run(attempt).outcome != ENTERED:
+        return _NONE
+    seen = kvm.on_hardware(attempt)
+    end = seen.outcome
+    if end in judgement.permitted:
+        return _AGREED
+    virtual = on_virtual(attempt, kvm)
+    tables = tables or tables_of(kvm.name)
+    if end is None:
+        return _without_end(seen, virtual, tables)
+    corrected = tables.end.judge(virtual)
+    if end in corrected.permitted and tables.end.corrects(judgement, corrected):
+        return Comparison("known", known=tables.end.names_applied(virtual, judgement, corrected))
+    return Comparison(
+        "overreach",
+        site=f"hardware: {_kind(end)}",
+        message=f"the processor ends the VM entry of the merged VMCS with {end}, "
+        f"{_permitted(judgement)}",
+    )
+
+
+def _without_end(seen: Observation, virtual: Attempt, tables: KvmTables) -> Comparison:
+    """Return the comparison for an attempt without an outcome: known if KVM is not over it."""
+    names = tables.fatal_names(virtual) if harm(seen) else ()
+    return Comparison("known", known=names) if names else _NONE
+
+
+def _unexplained(
+    judgement: Judgement, corrected: Judgement, attempt: Attempt, kvm: Kvm
+) -> Comparison:
+    """Return the comparison for what a judgement with the known differences does not explain."""
+    seen = kvm.run(attempt)
+    outcome = seen.outcome
+    assert outcome is not None
+    broken = _broken_before(corrected, _stage(outcome))
+    if not broken:
+        check = first_check(seen.messages)
+        said = f" ({check.text})" if check else ""
+        return Comparison(
+            "overreach",
+            rules=_broken_before(corrected, _stage(outcome) + 1),
+            site=f"{_kind(outcome)}: {place(seen.messages)}",
+            message=f"KVM ends VM entry with {outcome}{said}, {_permitted(judgement)}",
+        )
+    if outcome != ENTERED:
+        site = f"later: KVM itself: {_kind(outcome)}"
+        said = f"KVM ends VM entry only with {outcome}, {_permitted(judgement)}"
+        return Comparison("missed", rules=broken, site=site, message=said)
+    return _left_to_hardware(judgement, broken, kvm.on_hardware(attempt).outcome)
+
+
+def _left_to_hardware(
+    judgement: Judgement, broken: tuple[str, ...], end: Outcome | None
+) -> Comparison:
+    """Return the comparison for what KVM's software lets pass, by what L1 sees in the end."""
+    said = f"KVM's software lets VM entry pass, {_permitted(judgement)}; "
+    if end == ENTERED:
+        # Each of the rules is one that nobody checks, so that one of them is enough.
+        return Comparison(
+            "missed", rules=broken[:1], site="later: nobody", message=f"{said}L2 runs"
+        )
+    who = "the processor that runs the merged VMCS ends it with"
+    if end is None:
+        return Comparison(
+            "missed", rules=broken, site="later: not known", message=f"{said}no end is known"
+        )
+    site = "hardware" if end in judgement.permitted else f"hardware otherwise: {_kind(end)}"
+    return Comparison("missed", rules=broken, site=f"later: {site}", message=f"{said}{who} {end}")
+
+
+def _permitted(judgement: Judgement) -> str:
+    return f"permitted are {', '.join(map(str, judgement.permitted))}"
+
+
+def _stage(outcome: Outcome) -> int:
+    return _STAGES[outcome.kind].get(outcome.number, _CONTROLS_OR_HOST)
+
+
+def _broken_before(judgement: Judgement, stage: int) -> tuple[str, ...]:
+    """Return the broken rules of the first stage that has any, if it comes before `stage`."""
+    broken = [judgement.rules[index] for index in sorted(set(judgement.broken))]
+    first = min((rule.failure.stage for rule in broken), default=_ENTERED)
+    if first >= stage:
+        return ()
+    return tuple(rule.name for rule in broken if rule.failure.stage == first)
+
+
+def _kind(outcome: Outcome) -> str:
+    """Return an outcome without the place in the MSR-load list, which is chance."""
+    place = outcome.kind == "exit" and outcome.number == ExitReason.MSR_LOAD_FAIL
+    return f"exit {outcome.number}" if place else str(outcome)
+
+
+class _Entries:
+    """The oracles of VM entry on one KVM; each attempt runs there once for all of them."""
+
+    def __init__(self, kvm: Kvm) -> None:
+        self.kvm = Once(kvm)
+
+    def _compared(self, attempt: Attempt, run: VmEntryWitness) -> Comparison:
+        return compare(run(on_virtual(attempt, self.kvm)), attempt, self.kvm)
+
+    def _finding(self, oracle: str, found: Comparison) -> Finding:
+        return Finding(oracle, found.rules, ("cpu", self.kvm.name), found.site, found.message)
+
+    def no_missed_check(self, case: EntryCase, run: VmEntryWitness) -> Finding | None:
+        """KVM's software refuses what the rules refuse, at no later stage, or is known not to."""
+        found = self._compared(case.attempt, run)
+        return self._finding(NO_MISSED_CHECK, found) if found.relation == "missed" else None
+
+    def no_overreach(self, case: EntryCase, run: VmEntryWitness) -> Finding | None:
+        """KVM refuses nothing that the rules let pass, nor earlier or otherwise than they do."""
+        found = self._compared(case.attempt, run)
+        return self._finding(NO_OVERREACH, found) if found.relation == "overreach" else None
+
+    def merged_enters(self, case: EntryCase, run: VmEntryWitness) -> Finding | None:
+        """What the rules and KVM's software let pass, the processor enters with the merged VMCS."""
+        judgement = run(on_virtual(case.attempt, self.kvm))
+        found = compare_merged(judgement, case.attempt, self.kvm)
+        return self._finding(MERGED_ENTERS, found) if found.relation == "overreach" else None
+
+    def survives(self, case: EntryCase, _run: VmEntryWitness) -> Finding | None:
+        """No VM entry of L1's ends in a warning, a BUG, a signal, heap damage, or in user space."""
+        site = next((site for seen in self.kvm.seen(case.attempt) for site in harm(seen)), "")
+        if not site or tables_of(self.kvm.name).fatal_names(on_virtual(case.attempt, self.kvm)):
+            return None
+        return self._finding(SURVIVES, Comparison("none", site=site, message=site))
+
+
+def harm(seen: Observation) -> tuple[str, ...]:
+    """Return what KVM did not get over: warnings, or how it ended."""
+    gave_up = seen.status == "died" or seen.status == "no-opinion"
+    return (*warnings(seen), *((seen.reason,) if gave_up else ()))
+
+
+def kvm_oracles(
+    kvm: Kvm,
+) -> tuple[
+    tuple[Oracle[EntryCase, VmEntryWitness], ...], tuple[Oracle[EntryCase, VmEntryWitness], ...]
+]:
+    """Return the oracles over VM entries on `kvm`: those to ask always, and those that cost more.
+
+    They run each attempt once, and must be asked about one attempt after the other.
+    """
+    of = _Entries(kvm)
+    always = (
+        Oracle(NO_MISSED_CHECK, "SDM: VM Entries", of.no_missed_check),
+        Oracle(NO_OVERREACH, "SDM: VM Entries", of.no_overreach),
+        Oracle(SURVIVES, "KVM: no guest may reach a WARN or a BUG", of.survives),
+    )
+    return always, (Oracle(MERGED_ENTERS, "SDM: VM Entries", of.merged_enters),)

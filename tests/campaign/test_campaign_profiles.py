@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A harness may keep to some profiles: cases of others become cases of those."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nvmxfuzz.campaign.plan import harness_file, load_harness
+from nvmxfuzz.inputs.bases import base
+from nvmxfuzz.inputs.case import EntryCase
+from nvmxfuzz.inputs.codec import encode
+from nvmxfuzz.inputs.difference import differences
+from nvmxfuzz.machine.profile import load_profile
+
+FEW = ("haswell", "penryn")
+ALL = load_harness(harness_file("vm_entry"))
+HARNESS = replace(ALL, profiles=FEW)
+
+
+def edited(profile: str) -> EntryCase:
+    attempt = base("guest-64", load_profile(profile))
+    vmcs = attempt.vmcs.replace({"guest_rflags": 0xA})
+    return EntryCase(replace(attempt, vmcs=vmcs), "guest-64")
+
+
+def test_a_harness_reads_what_it_writes() -> None:
+    case = edited("penryn")
+    assert HARNESS.decode(HARNESS.encode(case)) == case
+    assert ALL.decode(ALL.encode(case)) == case
+
+
+def test_seeds_of_other_profiles_are_used_re_based() -> None:
+    case = edited("skylake-x")
+    found = HARNESS.decode(HARNESS.encode(case))
+    assert found.profile.name == "haswell"
+    assert differences(found) == differences(case)
+
+
+def test_a_case_as_text_is_re_based_as_well() -> None:
+    own = replace(load_profile("skylake-x"), name="custom", maxphyaddr=39)
+    case = EntryCase(replace(edited("skylake-x").attempt, profile=own), "guest-64")
+    data = encode(case)
+    assert ALL.decode(data).profile == own
+    assert HARNESS.decode(data).profile.name == "haswell"
+
+
+def test_every_input_is_on_one_of_the_profiles() -> None:
+    for number in range(256):
+        assert HARNESS.decode(bytes((1, 0, number, 0))).profile.name in FEW
