@@ -5,8 +5,9 @@ libFuzzer takes any array of bytes as 8-bit coverage counters if it is registere
 public functions of the sanitizer-coverage interface, which the extension module of Atheris that
 contains libFuzzer exports. Writing a counter costs some 20 ns, where the bytecode instrumentation
 of Atheris costs seven times as much for each basic block, and cannot tell the rules of a table
-apart. The way in is not documented by Atheris: all of it is in this module, and whoever calls it
-is told by `FeedbackUnavailableError` to do without.
+apart. The counters of a KVM that was built with coverage go the same way. The way in is not
+documented by Atheris: all of it is in this module, and whoever calls it is told by
+`FeedbackUnavailableError` to do without.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from nvmxfuzz.campaign.harness import Verdicts
 _LIBFUZZER_MODULE = "atheris.core_with_libfuzzer"
 _FIRST_PC = 1 << 32
 _FUNCTION_ENTRY = 1
+_PC_ENTRY = 16
 _ONES = bytes.maketrans(b"01", b"\x00\x01")
 
 
@@ -45,18 +47,24 @@ class Counters:
 
     def register(self) -> None:
         """Make libFuzzer read them; FeedbackUnavailableError if this Atheris has no way in."""
-        try:
-            core = importlib.import_module(_LIBFUZZER_MODULE)
-            library = ctypes.CDLL(core.__file__)
-            # By item: an attribute with two underscores means another name within a class.
-            counters_init = library["__sanitizer_cov_8bit_counters_init"]
-            pcs_init = library["__sanitizer_cov_pcs_init"]
-        except (ImportError, OSError, AttributeError) as error:
-            raise FeedbackUnavailableError(str(error)) from error
-        for init, table in ((counters_init, self._memory), (pcs_init, self._pcs)):
-            start = ctypes.addressof(table)
-            init.restype = None
-            init(ctypes.c_void_p(start), ctypes.c_void_p(start + ctypes.sizeof(table)))
+        register(ctypes.addressof(self._memory), ctypes.addressof(self._pcs), len(self.cells))
+
+
+def register(counters: int, table: int, number: int) -> None:
+    """Make libFuzzer read `number` counters at an address, with the PC table at another.
+
+    FeedbackUnavailableError if this Atheris has no way in.
+    """
+    try:
+        core = importlib.import_module(_LIBFUZZER_MODULE)
+        library = ctypes.CDLL(core.__file__)
+        counters_init = library["__sanitizer_cov_8bit_counters_init"]
+        pcs_init = library["__sanitizer_cov_pcs_init"]
+    except (ImportError, OSError, AttributeError) as error:
+        raise FeedbackUnavailableError(str(error)) from error
+    for init, start, size in ((counters_init, counters, 1), (pcs_init, table, _PC_ENTRY)):
+        init.restype = None
+        init(ctypes.c_void_p(start), ctypes.c_void_p(start + size * number))
 
 
 class VerdictFeedback:

@@ -87,6 +87,8 @@ class Harness:
     """Oracles that a campaign asks on every input, because they cost little."""
     profiles: tuple[str, ...] = PROFILES
     """The profiles that inputs have numbers for, and that a campaign keeps to."""
+    counters: Callable[[], tuple[int, int, int]] | None = None
+    """Where native code counts what it executes: 8-bit counters, their PC table, their number."""
 
     def decode(self, data: bytes) -> Case:
         """Return the case that an input is: any bytes are one."""

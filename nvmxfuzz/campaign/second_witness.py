@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from nvmxfuzz.targets.base import Target
 
 
-def with_target(harness: Harness, target: str | None, *, isolated: bool) -> Harness:
+def with_target(
+    harness: Harness, target: str | None, *, isolated: bool, covered: bool = False
+) -> Harness:
     """Return the harness with the oracles that compare its witness to the target of that name.
 
-    `isolated` puts the target into a process of its own, whose death is an observation. None, and
-    the rules themselves, change nothing. InputError if there is no such target, if it is not
+    `isolated` puts the target into a process of its own, whose death is an observation. `covered`
+    asks for a KVM that counts what it executes, if it is built. No target, and the rules
+    themselves, change nothing. InputError if there is no such target, if it is not
     usable here, or if it does not do what the harness is about.
     """
     if target is None:
@@ -32,8 +35,21 @@ def with_target(harness: Harness, target: str | None, *, isolated: bool) -> Harn
     entry = target_named(target)
     if target == python_model.NAME:
         return harness
+    if entry.is_kvm and covered:
+        counting = _with_coverage(harness, target)
+        if counting is not None:
+            return counting
     made = entry.make_isolated() if isolated else entry.make()
     return _with_kvm(harness, made) if entry.is_kvm else _with_processor(harness, made)
+
+
+def _with_coverage(harness: Harness, target: str) -> Harness | None:
+    from nvmxfuzz.targets.kvm_native.target import with_coverage
+
+    made = with_coverage(target)
+    if made is None:
+        return None
+    return replace(_with_kvm(harness, made), counters=made.counters)
 
 
 def compares(target: str | None, kind: CaseKind) -> bool:

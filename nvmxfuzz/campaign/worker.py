@@ -48,7 +48,8 @@ def work(harness: Harness, settings: Settings) -> None:
         _write(settings.events, to_line(event))
 
     # In this very process: a worker's death is a finding with its last input.
-    harness = with_target(harness, settings.target, isolated=False)
+    steered = settings.engine == "atheris" and not settings.replay
+    harness = with_target(harness, settings.target, isolated=False, covered=steered)
     session = Session(harness, settings, send, last_input)
     signal.signal(signal.SIGTERM, lambda *_: session.stop())
     if settings.replay:

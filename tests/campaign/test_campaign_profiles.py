@@ -5,12 +5,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from nvmxfuzz.campaign.plan import harness_file, load_harness
+from nvmxfuzz.campaign.second_witness import with_target
 from nvmxfuzz.inputs.bases import base
 from nvmxfuzz.inputs.case import EntryCase
 from nvmxfuzz.inputs.codec import encode
 from nvmxfuzz.inputs.difference import differences
 from nvmxfuzz.machine.profile import load_profile
+from nvmxfuzz.targets.registry import Entry
 
 FEW = ("haswell", "penryn")
 ALL = load_harness(harness_file("vm_entry"))
@@ -47,3 +51,21 @@ def test_a_case_as_text_is_re_based_as_well() -> None:
 def test_every_input_is_on_one_of_the_profiles() -> None:
     for number in range(256):
         assert HARNESS.decode(bytes((1, 0, number, 0))).profile.name in FEW
+
+
+def test_a_campaign_on_kvm_keeps_to_its_virtual_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Made:
+        name = "kvm-6.12"
+
+    monkeypatch.setattr(Entry, "make", lambda _: Made())
+    harness = with_target(ALL, "kvm-6.12", isolated=False)
+    assert harness.profiles[0] == "kvm-6.12-skylake-x"
+    assert all(name.startswith("kvm-6.12-") for name in harness.profiles)
+    assert {oracle.name for oracle in harness.always} == {
+        "entry.no-missed-check",
+        "entry.no-overreach",
+        "kvm.survives",
+    }
+    assert harness.oracles[-1].name == "entry.merged-enters"
+    found = harness.decode(harness.encode(edited("penryn")))
+    assert found.profile.name == "kvm-6.12-penryn"

@@ -14,7 +14,12 @@ from types import FunctionType
 
 import atheris
 
-from nvmxfuzz.campaign.feedback import Counters, FeedbackUnavailableError, VerdictFeedback
+from nvmxfuzz.campaign.feedback import (
+    Counters,
+    FeedbackUnavailableError,
+    VerdictFeedback,
+    register,
+)
 from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.campaign.session import Session
 from nvmxfuzz.inputs.mutate import cross_over, mutator
@@ -101,6 +106,8 @@ def _feedback(harness: Harness, notice: Callable[[str], None]) -> VerdictFeedbac
     counters = Counters(VerdictFeedback.FEATURES * points)
     try:
         counters.register()
+        if harness.counters is not None:
+            register(*harness.counters())
     except FeedbackUnavailableError as reason:
         notice(f"slow: this atheris takes no feedback of ours ({reason}), code is instrumented")
         _instrument_witnesses()

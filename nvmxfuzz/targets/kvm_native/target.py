@@ -20,6 +20,8 @@ from nvmxfuzz.targets.kvm_native.results import Stopped
 from nvmxfuzz.targets.kvm_native.seat import Seat
 from nvmxfuzz.targets.python_model import PythonModel
 
+FAMILY: Final = "kvm"
+COVERAGE: Final = "coverage"
 _MOST_SEATS: Final = 32
 """Processors that are kept ready; each costs some MiB."""
 
@@ -41,7 +43,7 @@ class KvmTarget(Target):
     @property
     def name(self) -> str:
         """The name of the target."""
-        return f"kvm-{self._kernel}"
+        return f"{FAMILY}-{self._kernel}"
 
     def open(self, profile: Profile) -> None:
         """Load the object, and KVM on the processor that the profile means."""
@@ -75,6 +77,10 @@ class KvmTarget(Target):
         seat = self._seat(profile)
         return profile if isinstance(seat, str) or seat.virtual == profile else seat.virtual
 
+    def counters(self) -> tuple[int, int, int]:
+        """Return where KVM counts what it executes: see `Library.counters`."""
+        return self._loaded().counters()
+
     def close(self) -> None:
         """Give back what the processors took. The object itself cannot be unloaded."""
         for seat in self._seats.values():
@@ -102,13 +108,22 @@ class KvmTarget(Target):
         return load_profile(host) if given else profile
 
     def _take_seat(self, host: Profile) -> Seat | str:
+        try:
+            return Seat(self._loaded(), host, f"{self.name}-{host.name}")
+        except IoctlError as refused:
+            return f"KVM does not load on {host.name}: {refused}"
+
+    def _loaded(self) -> Library:
         if self._library is None:
             built = find_object(self._kernel, self._variant)
             self._library = Library(built.path, built.symbols)
-        try:
-            return Seat(self._library, host, f"{self.name}-{host.name}")
-        except IoctlError as refused:
-            return f"KVM does not load on {host.name}: {refused}"
+        return self._library
+
+
+def with_coverage(name: str) -> KvmTarget | None:
+    """Return the target of that name that counts what KVM executes, None if it is not built."""
+    kernel = name.removeprefix(f"{FAMILY}-")
+    return None if usable(kernel, COVERAGE) else KvmTarget(kernel, variant=COVERAGE)
 
 
 def available(kernel: str) -> str:

@@ -250,3 +250,38 @@ NVMX_API const char *nvmx_parameter(int number, void **address, int *kind)
 		*kind = parameter->ops == &param_ops_uint ? 3 : 4;
 	return parameter->name;
 }
+
+/* ------------------------------------------------------------------ planted faults */
+
+static int divide_by(int divisor)
+{
+	return 100 / divisor;
+}
+
+void nvmx_selftest_kernel(unsigned int plant)
+{
+	volatile int zero = 0;
+	u64 nowhere;
+
+	switch (plant) {
+	case NVMX_PLANT_WARN:
+		WARN_ON(!zero);
+		break;
+	case NVMX_PLANT_WARN_ONCE:
+		WARN_ONCE(!zero, "planted %d\n", 1);
+		break;
+	case NVMX_PLANT_PRINTK:
+		pr_warn("planted %04x %s %-3d|%lu %px\n", 0xab, "text", 7, 5ul, &zero);
+		break;
+	case NVMX_PLANT_BUG:
+		BUG_ON(!zero);
+		break;
+	case NVMX_PLANT_DIVIDE:
+		zero = divide_by(zero);
+		break;
+	case NVMX_PLANT_USER_FAULT:
+		if (!copy_from_user(&nowhere, (void __user *)(0x1000 + zero), sizeof(nowhere)))
+			shim_stop(NVMX_BUG, "a copy from nowhere succeeded");
+		break;
+	}
+}

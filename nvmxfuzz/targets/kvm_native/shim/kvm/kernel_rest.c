@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Small things that need the kernel's types: timers, notifiers, pages, caches, planted faults.
+ * Small things that need the kernel's types: timers, notifiers, pages, caches.
  * May lie: no timer ever fires, no notifier is ever called but at the end of a VM.
  */
 #include <linux/kvm_host.h>
@@ -60,39 +60,4 @@ struct kmem_cache *__kmem_cache_create_args(const char *name, unsigned int size,
 void refcount_warn_saturate(refcount_t *counter, enum refcount_saturation_type type)
 {
 	WARN(1, "reference counter saturated or used after free, kind %d\n", type);
-}
-
-/* ------------------------------------------------------------------ planted faults */
-
-static int divide_by(int divisor)
-{
-	return 100 / divisor;
-}
-
-void nvmx_selftest_kernel(unsigned int plant)
-{
-	volatile int zero = 0;
-	u64 nowhere;
-
-	switch (plant) {
-	case NVMX_PLANT_WARN:
-		WARN_ON(!zero);
-		break;
-	case NVMX_PLANT_WARN_ONCE:
-		WARN_ONCE(!zero, "planted %d\n", 1);
-		break;
-	case NVMX_PLANT_PRINTK:
-		pr_warn("planted %04x %s %-3d|%lu %px\n", 0xab, "text", 7, 5ul, &zero);
-		break;
-	case NVMX_PLANT_BUG:
-		BUG_ON(!zero);
-		break;
-	case NVMX_PLANT_DIVIDE:
-		zero = divide_by(zero);
-		break;
-	case NVMX_PLANT_USER_FAULT:
-		if (!copy_from_user(&nowhere, (void __user *)(0x1000 + zero), sizeof(nowhere)))
-			shim_stop(NVMX_BUG, "a copy from nowhere succeeded");
-		break;
-	}
 }

@@ -194,7 +194,7 @@ NOTHING(mark_page_accessed)
 
 /* Performance events: the host has none to give. */
 NOTHING(perf_guest_get_msrs)
-NOTHING(perf_get_hw_event_config)
+ANSWER(perf_get_hw_event_config, 0xc0)	/* KVM warns of 0; the event itself is never counted */
 NOTHING(x86_perf_get_lbr)
 ANSWER(perf_event_create_kernel_counter, -ENOENT)
 NOTHING(perf_load_guest_context)
