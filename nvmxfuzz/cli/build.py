@@ -154,15 +154,27 @@ def _listing() -> dict[str, object]:
 
 
 def _listing_text() -> str:
-    cache, sources = standard_cache(), packaged()
-    built = [entry for entry in all_objects(cache) if entry.manifest.shim == shim_hash()]
-    kernels = {*load_recipe().kernels, *sources, *(entry.kernel for entry in built)}
+    cache, sources, shim = standard_cache(), packaged(), shim_hash()
+    everything = all_objects(cache)
+    ours = [built for built in everything if built.manifest.shim == shim]
+    kernels = {*load_recipe().kernels, *sources, *(built.kernel for built in ours)}
     lines = []
     for kernel in sorted(kernels, key=lambda name: [int(number) for number in name.split(".")]):
-        variants = [f"{o.variant} of {o.version}" for o in built if o.kernel == kernel]
-        missing = f"none: apt-get install linux-source-{kernel}"
+        missing = f"none, run apt-get install linux-source-{kernel}"
         lines += [
-            f"{kernel:6}built: {', '.join(variants) or 'nothing'}",
+            f"{kernel:6}built: {_versions(kernel, ours)}",
             f"{'':6}source: {printable(str(sources.get(kernel, missing)))}",
         ]
-    return "\n".join([*lines, f"all of it in {printable(str(cache.folder))}"])
+    lines.append(f"all of it is in {printable(str(cache.folder))}")
+    if others := len(everything) - len(ours):
+        lines.append(f"{others} objects there are of other versions of nvmxfuzz")
+    return "\n".join(lines)
+
+
+def _versions(kernel: str, objects: list[BuiltObject]) -> str:
+    """Return the versions of a kernel that are built, each with its variants."""
+    versions: dict[str, list[str]] = {}
+    for built in objects:
+        if built.kernel == kernel:
+            versions.setdefault(built.version, []).append(built.variant)
+    return ", ".join(f"{name} ({', '.join(each)})" for name, each in versions.items()) or "nothing"

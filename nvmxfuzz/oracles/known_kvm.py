@@ -12,7 +12,6 @@ from functools import cache
 from typing import Final
 
 from nvmxfuzz.arch import sections
-from nvmxfuzz.cpu.failures import PDPTE
 from nvmxfuzz.oracles import known_kvm_where as where
 from nvmxfuzz.oracles.known import always
 from nvmxfuzz.oracles.known_kvm_mistakes import MISTAKES
@@ -44,16 +43,6 @@ BY_DESIGN: Final = (
         always,
         unchecked=("execution.tsc-multiplier.zero",),
         function="kvm_calc_nested_tsc_multiplier",
-    ),
-    KvmDifference(
-        "kvm.execution.dummy-root",
-        "Where KVM has no EPT itself, and L1 no memory for the page tables of L2, KVM uses a page "
-        "of zeroes. In user space that is no memory: the processor finds no PDPTEs there.",
-        sections.GUEST_PDPTES,
-        where.dummy_root_of_pae_paging,
-        function="mmu_alloc_shadow_roots",
-        later=PDPTE,
-        kernels=("6.12",),
     ),
     KvmDifference(
         "kvm.guest.registers",

@@ -78,20 +78,6 @@ def paging_root_beyond_memory(entry: Entry) -> bool:
     return any(each & Pdpte.P and each >= L1_MEMORY for each in pdptes)
 
 
-def dummy_root_of_pae_paging(entry: Entry) -> bool:
-    """KVM has no EPT itself, and CR3 of an L2 outside IA-32e mode is where L1 has no memory.
-
-    Where that is PAE paging, KVM finds no PDPTEs there, and refuses it itself.
-    """
-    vmcs = entry.vmcs
-    return (
-        entry.caps.secondary_may & Secondary.ENABLE_EPT == 0
-        and vmcs.guest_cr0 & Cr0.PG != 0
-        and entry.ia32e_guest == 0
-        and vmcs.guest_cr3 & _PAGES >= L1_MEMORY
-    )
-
-
 def apic_access_beyond_memory(entry: Entry) -> bool:
     """APIC accesses are virtualized, and the APIC-access page is where L1 has no memory."""
     return (

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,13 @@ from nvmxfuzz.cli.build import to_json, to_text
 from nvmxfuzz.cli.build_progress import shown_progress
 from nvmxfuzz.targets.kvm_native.build.builder import Built
 from nvmxfuzz.targets.kvm_native.build.manifest import Manifest
-from nvmxfuzz.targets.kvm_native.build.objects import BuiltObject
+from nvmxfuzz.targets.kvm_native.build.objects import (
+    LIBRARY,
+    SYMBOLS,
+    BuiltObject,
+    standard_cache,
+)
+from nvmxfuzz.targets.kvm_native.build.recipe import shim_hash
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -71,6 +78,24 @@ def test_a_mistake_is_one_sentence(run: Run, words: tuple[str, ...], said: str) 
     assert (status, out) == (2, "")
     assert said in err
     assert err.count("\n") == 1
+
+
+def test_list_groups_what_is_built_by_version(run: Run) -> None:
+    cache = standard_cache()
+    cache.prepare()
+    for key, variant, shim in (
+        ("a", "coverage", shim_hash()),
+        ("b", "plain", shim_hash()),
+        ("c", "debug", "other"),
+    ):
+        folder = cache.object(key)
+        folder.mkdir()
+        (folder / LIBRARY).touch()
+        (folder / SYMBOLS).touch()
+        replace(built("6.12", known=True).object.manifest, variant=variant, shim=shim).write(folder)
+    _, out, _ = run("build", "kvm", "--list")
+    assert "6.12  built: 6.12.0+0123 (coverage, plain)\n" in out
+    assert "1 objects there are of other versions" in out
 
 
 def test_what_to_build_must_be_said(run: Run) -> None:

@@ -60,6 +60,13 @@ KNOWN: dict[str, tuple[Attempt, Outcome]] = {
 }
 """Attempts whose outcome no one doubts."""
 
+LEFT_TO_THE_PROCESSOR = {
+    "not-in-vmx-operation": "the processor raises #UD",
+    "compatibility-mode": "the processor raises #UD",
+    "guest": "KVM lets the processor check RFLAGS",
+}
+"""Those of which KVM's software alone says nothing, and who decides."""
+
 
 def names_of_entries() -> list[str]:
     return list(TARGETS)
@@ -99,7 +106,9 @@ def test_it_has_the_name_it_is_registered_under(target: Target, entry: Entry) ->
 
 
 @pytest.mark.parametrize("known", KNOWN)
-def test_known_outcomes(target: Target, known: str) -> None:
+def test_known_outcomes(target: Target, entry: Entry, known: str) -> None:
+    if entry.is_kvm and known in LEFT_TO_THE_PROCESSOR:
+        return
     attempt, expected = KNOWN[known]
     seen = target.run(attempt)
     assert seen.outcomes == (expected,)
@@ -132,8 +141,9 @@ def test_any_case_is_an_observation(target: Target, case: EntryCase) -> None:
 
 
 def test_an_observation_is_a_value(target: Target) -> None:
-    seen = target.run(with_fields(guest_rflags=0xA))
-    assert seen == target.run(with_fields(guest_rflags=0xA))
+    refused = with_fields(guest_cr4=PLAIN.vmcs.guest_cr4 | 1 << 40)
+    seen = target.run(refused)
+    assert seen == target.run(refused)
     assert seen.messages
     assert pickle.loads(pickle.dumps(seen)) == seen
     said = json.loads(json.dumps(seen.to_json()))

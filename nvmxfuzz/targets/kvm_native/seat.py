@@ -48,7 +48,7 @@ from nvmxfuzz.targets.kvm_native.vmcs02 import attempt_of
 from nvmxfuzz.targets.kvm_native.vmcs12 import Vmcs12Layout
 
 _Regions: TypeAlias = tuple[tuple[int, bytes], ...]
-_MOST_READY: Final = 8
+_MOST_READY: Final = 3
 """Contents of memory that are kept as snapshots; the bases have two."""
 _ENTRY_FAILURE: Final = 1 << 31
 _BASIC_REASON: Final = 0xFFFF

@@ -22,8 +22,8 @@ from nvmxfuzz.targets.python_model import PythonModel
 
 FAMILY: Final = "kvm"
 COVERAGE: Final = "coverage"
-_MOST_SEATS: Final = 32
-"""Processors that are kept ready; each costs some MiB."""
+_MOST_SEATS: Final = 8
+"""Processors that are kept ready. Each has up to four snapshots of some 5 MiB; there can be 64."""
 
 
 class KvmTarget(Target):

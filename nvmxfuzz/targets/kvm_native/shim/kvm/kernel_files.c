@@ -196,12 +196,16 @@ int vmx_init_module(void);
 void vmx_cleanup_module(void);
 
 /* Once, as at boot. */
-static void init_libraries(void)
+unsigned long zero_pfn;
+
+static void boot(void)
 {
 	static bool done;
 
-	if (!done)
+	if (!done) {
 		radix_tree_init();
+		zero_pfn = page_to_pfn(alloc_page(GFP_KERNEL | __GFP_ZERO));
+	}
 	done = true;
 }
 
@@ -209,7 +213,7 @@ NVMX_API int nvmx_insmod(void)
 {
 	int error;
 
-	init_libraries();
+	boot();
 	error = init_module();
 	if (error)
 		return error;
