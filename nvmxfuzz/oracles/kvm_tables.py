@@ -9,9 +9,10 @@ from typing import Literal, TypeAlias
 
 from nvmxfuzz.cpu.entry import Entry
 from nvmxfuzz.cpu.rule import Failure
+from nvmxfuzz.cpu.vm_entry import CHAPTER
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.oracles.corrected import Corrected
-from nvmxfuzz.oracles.known import KnownDifference, Where
+from nvmxfuzz.oracles.known import KnownDifference, Where, always
 
 Later: TypeAlias = Failure | Literal["hardware", "nobody"]
 
@@ -41,12 +42,14 @@ class KvmDifference(KnownDifference):
 class KvmTables:
     """The rules as KVM of one version has them: its software alone, and what L1 sees in the end.
 
-    `fatal` are the entries that tell what KVM does not get over.
+    `fatal` are the entries that tell what KVM does not get over. `left` are the indices, in the
+    chapter, of the rules that KVM leaves to the processor wherever they are broken.
     """
 
     software: Corrected
     end: Corrected
     fatal: tuple[KvmDifference, ...]
+    left: frozenset[int]
 
     def fatal_names(self, attempt: Attempt) -> tuple[str, ...]:
         """Return the entries that say that KVM does not get over an attempt."""
@@ -60,7 +63,13 @@ def tables_from(differences: Iterable[KvmDifference]) -> KvmTables:
     judged = tuple(entry for entry in entries if not entry.fatal)
     software = tuple(entry for entry in judged if not entry.postpones)
     fatal = tuple(entry for entry in entries if entry.fatal)
-    return KvmTables(Corrected(software), Corrected(_in_the_end(judged)), fatal)
+    left = frozenset(
+        CHAPTER.index[name]
+        for entry in software
+        if entry.where is always and entry.later == "hardware" and entry.failure is None
+        for name in entry.unchecked
+    )
+    return KvmTables(Corrected(software), Corrected(_in_the_end(judged)), fatal, left)
 
 
 def _in_the_end(entries: tuple[KvmDifference, ...]) -> Iterator[KvmDifference]:

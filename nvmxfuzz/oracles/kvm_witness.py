@@ -86,10 +86,9 @@ class Once:
             self._ended = ran if unseen else self._kvm.on_hardware(attempt)
         return self._ended
 
-    def seen(self, attempt: Attempt) -> tuple[Observation, ...]:
-        """Return what there is of an attempt: its run, and its end if somebody has asked for it."""
-        ran = self.run(attempt)
-        return (ran,) if self._ended is None else (ran, self._ended)
+    def ended(self, attempt: Attempt) -> Observation | None:
+        """Return what L1 sees in the end, None unless somebody has asked for it."""
+        return self._ended if attempt is self._attempt else None
 
     def _turn_to(self, attempt: Attempt) -> None:
         if attempt is not self._attempt:

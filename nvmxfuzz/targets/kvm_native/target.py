@@ -7,6 +7,7 @@ L1 ("kvm-6.12-skylake-x"), which means KVM on the processor that is named last.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -25,6 +26,8 @@ COVERAGE: Final = "coverage"
 _MOST_SEATS: Final = 8
 """Processors that are kept ready. Each has up to four snapshots of some 5 MiB; there can be 64."""
 
+_MOST_OFFERED: Final = 64
+
 
 class KvmTarget(Target):
     """KVM of one kernel. `run` is its software alone; `on_hardware` has a processor below it.
@@ -38,7 +41,9 @@ class KvmTarget(Target):
         self._hardware = hardware or PythonModel()
         self._library: Library | None = None
         self._seats: dict[Profile, Seat | str] = {}
+        # Comparing profiles costs more than a run: the last ones are known by identity.
         self._last: tuple[Profile, Seat | str] | None = None
+        self._offered: dict[int, tuple[Profile, Profile]] = {}
 
     @property
     def name(self) -> str:
@@ -74,8 +79,14 @@ class KvmTarget(Target):
 
         Where KVM does not load on the processor, it is the profile as well.
         """
-        seat = self._seat(profile)
-        return profile if isinstance(seat, str) or seat.virtual == profile else seat.virtual
+        key = id(profile)
+        found = self._offered.get(key)
+        if found is None:
+            if len(self._offered) == _MOST_OFFERED:
+                self._offered.clear()
+            # The profile is kept with it, so that no other one gets its identity.
+            found = self._offered[key] = profile, self._virtual(profile)
+        return found[1]
 
     def counters(self) -> tuple[int, int, int]:
         """Return where KVM counts what it executes: see `Library.counters`."""
@@ -88,6 +99,14 @@ class KvmTarget(Target):
                 seat.leave()
         self._seats.clear()
         self._last = None
+        self._offered.clear()
+
+    def _virtual(self, profile: Profile) -> Profile:
+        seat = self._seat(profile)
+        if isinstance(seat, str):
+            return profile
+        # The note of a profile is for its reader.
+        return profile if replace(seat.virtual, note=profile.note) == profile else seat.virtual
 
     def _seat(self, profile: Profile) -> Seat | str:
         """Return KVM on the processor that a profile means, or why there is none."""
@@ -98,7 +117,6 @@ class KvmTarget(Target):
             if len(self._seats) == _MOST_SEATS:
                 self.close()
             found = self._seats[profile] = self._take_seat(self._host(profile))
-        # Comparing a profile costs more than a run.
         self._last = profile, found
         return found
 
