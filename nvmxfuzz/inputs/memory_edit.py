@@ -5,15 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from nvmxfuzz.machine.memory import UNBACKED, Memory, runs
 
 ADDRESS_BITS: Final = 52
 """Physical addresses have no more bits than this on any processor."""
 
-# With more edits, going through all bytes once is cheaper than copying a region for each.
-_FEW = 32
+_Region: TypeAlias = tuple[int, bytes]
+
+# With more edits, going through all bytes once is cheaper than through all regions for each.
+_MANY: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +29,12 @@ class MemoryEdit:
 
 def edited(memory: Memory, edits: Sequence[MemoryEdit]) -> Memory:
     """Return `memory` after `edits`, in their order."""
-    if len(edits) > _FEW:
+    if len(edits) > _MANY:
         return _rebuilt(memory, edits)
     regions = list(memory.regions)
     for edit in edits:
         if not (edit.backed and _overwrite(regions, edit)):
-            return _rebuilt(memory, edits)
+            regions = _spliced(regions, edit)
     return Memory(tuple(regions))
 
 
@@ -56,7 +58,7 @@ def cells(memory: Memory) -> dict[int, int]:
     return found
 
 
-def _overwrite(regions: list[tuple[int, bytes]], edit: MemoryEdit) -> bool:
+def _overwrite(regions: list[_Region], edit: MemoryEdit) -> bool:
     """Write within one region; tell whether one holds all of the range."""
     size = len(edit.data)
     for number, (start, data) in enumerate(regions):
@@ -65,6 +67,35 @@ def _overwrite(regions: list[tuple[int, bytes]], edit: MemoryEdit) -> bool:
             regions[number] = (start, data[:offset] + edit.data + data[offset + size :])
             return True
     return False
+
+
+def _spliced(regions: list[_Region], edit: MemoryEdit) -> list[_Region]:
+    """Return the regions with the range of the edit in place of what was there.
+
+    What touches or overlaps it becomes one region with it, if there is something behind it.
+    """
+    low, high = edit.address, edit.address + len(edit.data)
+    if low == high:
+        return regions
+    below: list[_Region] = []
+    above: list[_Region] = []
+    first, head, tail = low, b"", b""
+    for region in regions:
+        start, data = region
+        end = start + len(data)
+        if end < low:
+            below.append(region)
+        elif start > high:
+            above.append(region)
+        else:
+            if start < low:
+                first, head = start, data[: low - start]
+            if end > high:
+                tail = data[high - start :]
+    if edit.backed:
+        return [*below, (first, head + edit.data + tail), *above]
+    rest = ((first, head), (high, tail))
+    return [*below, *(region for region in rest if region[1]), *above]
 
 
 def _rebuilt(memory: Memory, edits: Sequence[MemoryEdit]) -> Memory:
