@@ -52,7 +52,11 @@ def test_another_computer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         wheel.installed.cache_clear()
 
 
-def test_loading_leaves_no_file(known: wheel.Wheel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_leaves_no_file(
+    known: wheel.Wheel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # A folder of its own: others put files where the system has them.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(tempfile, "mkdtemp", None)
     monkeypatch.setattr(tempfile, "mkstemp", None)
     before = set(Path(tempfile.gettempdir()).iterdir()), set(known.path.parent.iterdir())

@@ -61,6 +61,7 @@ class Library:
         )
         self._steps = ctypes.c_uint32.in_dll(self._library, "nvmx_step_limit")
         self._seconds = ctypes.c_uint32.in_dll(self._library, "nvmx_seconds")
+        self._restore = self.functions.nvmx_restore
         self.functions.nvmx_install_signal_handlers()
         self.pristine = self.snapshot()
 

@@ -198,6 +198,9 @@ class Seat:
         return _failure(self._vcpu.get_regs().rflags, vmcs12.vm_instruction_error)
 
     def _messages(self) -> tuple[Message, ...]:
+        reader = self._library.reader
+        if not reader.words[reader.CHECKS] | reader.words[reader.WARNINGS]:
+            return ()
         result = self._library.result()
         checks = (_check_message(check) for check in result.checks)
         warnings = (Message(text, text) for text in (f"WARN {each}" for each in result.warnings))

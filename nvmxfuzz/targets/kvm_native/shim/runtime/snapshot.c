@@ -7,7 +7,7 @@
  * its touched pages are dropped.
  *
  * What a restore must not touch stands in sections of its own: nvmx_keep, and the counters of
- * coverage.
+ * coverage. Their table of places never changes, and is larger than all the rest.
  */
 #include "runtime.h"
 #include <dlfcn.h>
@@ -41,6 +41,7 @@ KEPT static int mapped = -1;	/* snapshot whose file the large region is mapped f
 
 SECTION(nvmx_keep);
 SECTION(__sancov_cntrs);
+SECTION(__sancov_pcs);
 SECTION(nvmx_gcov);
 
 static void add_range(char *from, char *to);
@@ -61,6 +62,7 @@ static void add_range(char *from, char *to)
 	struct { char *start, *stop; } kept[] = {
 		{ __start_nvmx_keep, __stop_nvmx_keep },
 		{ __start___sancov_cntrs, __stop___sancov_cntrs },
+		{ __start___sancov_pcs, __stop___sancov_pcs },
 		{ __start_nvmx_gcov, __stop_nvmx_gcov },
 	};
 	size_t i;
