@@ -6,6 +6,7 @@ import os
 import pickle
 import sys
 import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -17,6 +18,7 @@ from nvmxfuzz.campaign.plan import harness_file, load_harness
 from nvmxfuzz.campaign.second_witness import with_target
 from nvmxfuzz.campaign.session import Session
 from nvmxfuzz.campaign.settings import Settings
+from nvmxfuzz.targets.kvm_native.target import with_coverage
 from nvmxfuzz.targets.registry import TARGETS
 
 RUNS = 20_000
@@ -83,8 +85,37 @@ def in_a_loop(harness: Harness, folder: str, inputs: list[bytes]) -> float:
     return perf_counter() - begin
 
 
+@dataclass(frozen=True)
+class Nothing:
+    """The verdicts of a run that is steered by coverage alone."""
+
+    asked: int = 0
+    broken: tuple[int, ...] = ()
+    unknown: tuple[int, ...] = ()
+
+
+def measure_kvm(harness: Harness, target: str) -> None:
+    """Print the speed of a campaign that KVM's own coverage steers, with and without the rules."""
+    kvm = with_coverage(target)
+    if kvm is None:
+        print(f"{target}: not measured, it is not built with coverage")
+        return
+    judged = with_target(harness, target, isolated=False, covered=True)
+    alone = replace(
+        judged, run=kvm.run, verdicts=lambda *_: Nothing(), oracles=(), always=(), points=("run",)
+    )
+    alone = replace(alone, counters=kvm.counters)
+    for what, each in (("with the rules", judged), ("KVM alone", alone)):
+        with tempfile.TemporaryDirectory() as folder:
+            seconds, inputs = recorded(each, folder)
+            print(
+                f"vm_entry on {target} with its coverage, {what}: "
+                f"{len(inputs) / seconds:,.0f} executions a second under Atheris"
+            )
+
+
 def main() -> None:
-    """Measure both harnesses, and that for VM entry with Bochs as second witness."""
+    """Measure both harnesses, and that for VM entry with Bochs and with KVM as second witness."""
     for name in ("vm_entry", "capability_config"):
         harness = load_harness(harness_file(name))
         with tempfile.TemporaryDirectory() as folder:
@@ -97,6 +128,7 @@ def main() -> None:
             if name == "vm_entry" and not TARGETS["bochs"].usable():
                 both = in_a_loop(with_target(harness, "bochs", isolated=False), folder, inputs)
                 print(f"{name} with Bochs: {loop / both:.2f} of the speed of the rules alone")
+    measure_kvm(load_harness(harness_file("vm_entry")), "kvm-6.12")
 
 
 if __name__ == "__main__":
