@@ -14,6 +14,15 @@ from nvmxfuzz.oracles import known_kvm_where as where
 from nvmxfuzz.oracles.known import always
 from nvmxfuzz.oracles.kvm_tables import KvmDifference
 
+_TO_USER_SPACE: Final = "KVM leaves L1 to user space"
+_GIVEN_UP: Final = (
+    "WARN arch/x86/kvm/vmx/nested.c:",
+    "WARN arch/x86/kvm/vmx/vmx.c:",
+    "KVM_RUN: EIO",
+    # A VMX abort, if L1's MSRs cannot be loaded either: that comes before the VM is given up.
+    "KVM ends L2 for a reason of its own",
+)
+
 MISTAKES: Final = (
     KvmDifference(
         "kvm.execution.tsc-multiplier-unused",
@@ -54,7 +63,7 @@ MISTAKES: Final = (
         sections.EXECUTION_CONTROLS,
         where.apic_access_beyond_memory,
         function="nested_get_vmcs12_pages",
-        fatal=True,
+        harm=(_TO_USER_SPACE,),
         page="no-memory",
     ),
     KvmDifference(
@@ -63,7 +72,7 @@ MISTAKES: Final = (
         sections.EXECUTION_CONTROLS,
         where.eptp_beyond_memory,
         function="mmu_check_root",
-        fatal=True,
+        harm=_GIVEN_UP,
         kernels=("6.1",),
         page="no-memory",
     ),
@@ -74,7 +83,7 @@ MISTAKES: Final = (
         sections.GUEST_REGISTERS,
         where.paging_root_beyond_memory,
         function="mmu_check_root",
-        fatal=True,
+        harm=_GIVEN_UP,
         kernels=("6.1",),
         page="no-memory",
     ),
@@ -85,7 +94,7 @@ MISTAKES: Final = (
         sections.EXECUTION_CONTROLS,
         where.pdptes_of_l1_invalid,
         function="nested_get_vmcs12_pages",
-        fatal=True,
+        harm=(_TO_USER_SPACE,),
         page="pdptes-of-l1",
     ),
     KvmDifference(

@@ -21,6 +21,7 @@ from nvmxfuzz.cpu.vm_entry import CHAPTER
 from nvmxfuzz.inputs.case import EntryCase
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.outcome import ENTERED, Outcome
+from nvmxfuzz.oracles.corrected import Corrected
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.known_kvm import tables_of
 from nvmxfuzz.oracles.kvm_tables import KvmTables
@@ -95,7 +96,7 @@ def compare(
     if outcome == ENTERED:
         end = kvm.on_hardware(attempt).outcome
         if end is None:
-            known = tables.fatal_names(virtual)
+            known = tables.fatal_names(virtual, harm(kvm.on_hardware(attempt)))
         elif end not in judgement.permitted:
             corrected = tables.end.judge(virtual)
             if end not in corrected.permitted:
@@ -113,27 +114,58 @@ def compare_merged(
     if ENTERED not in judgement.permitted or kvm.run(attempt).outcome != ENTERED:
         return _NONE
     seen = kvm.on_hardware(attempt)
+    found = compare_end(judgement, seen, on_virtual(attempt, kvm), tables or tables_of(kvm.name))
+    if found.relation != "missed":
+        return found
+    assert seen.outcome is not None
+    return Comparison(
+        "overreach",
+        site=f"hardware: {kind_of(seen.outcome)}",
+        message=f"the processor ends the VM entry of the merged VMCS with {seen.outcome}, "
+        f"{permitted_text(judgement)}",
+    )
+
+
+def compare_end(
+    judgement: Judgement, seen: Observation, virtual: Attempt, tables: KvmTables
+) -> Comparison:
+    """Compare what L1 sees, where the processor had the last word, to the judgement.
+
+    What nothing explains is "missed", without a site.
+    """
     end = seen.outcome
     if end in judgement.permitted:
         return _AGREED
-    virtual = on_virtual(attempt, kvm)
-    tables = tables or tables_of(kvm.name)
     if end is None:
         return _without_end(seen, virtual, tables)
-    corrected = tables.end.judge(virtual)
-    if end in corrected.permitted and tables.end.corrects(judgement, corrected):
-        return Comparison("known", known=tables.end.names_applied(virtual, judgement, corrected))
-    return Comparison(
-        "overreach",
-        site=f"hardware: {_kind(end)}",
-        message=f"the processor ends the VM entry of the merged VMCS with {end}, "
-        f"{_permitted(judgement)}",
-    )
+    return _by_tables(judgement, end, virtual, tables.end)
+
+
+def compare_software(
+    judgement: Judgement, seen: Observation, virtual: Attempt, tables: KvmTables
+) -> Comparison:
+    """Compare what L1 sees, where KVM's software alone has refused, to the judgement; likewise."""
+    end = seen.outcome
+    if end in judgement.permitted:
+        return _AGREED
+    if end is None:
+        return _without_end(seen, virtual, tables)
+    return _by_tables(judgement, end, virtual, tables.software)
+
+
+def _by_tables(
+    judgement: Judgement, end: Outcome, virtual: Attempt, table: Corrected
+) -> Comparison:
+    corrected = table.judge(virtual)
+    if end in corrected.permitted and table.corrects(judgement, corrected):
+        return Comparison("known", known=table.names_applied(virtual, judgement, corrected))
+    return Comparison("missed", rules=_broken_before(judgement, _ENTERED))
 
 
 def _without_end(seen: Observation, virtual: Attempt, tables: KvmTables) -> Comparison:
     """Return the comparison for an attempt without an outcome: known if KVM is not over it."""
-    names = tables.fatal_names(virtual) if harm(seen) else ()
+    found = harm(seen)
+    names = tables.fatal_names(virtual, found) if found else ()
     return Comparison("known", known=names) if names else _NONE
 
 
@@ -151,12 +183,12 @@ def _unexplained(
         return Comparison(
             "overreach",
             rules=_broken_before(corrected, _stage(outcome) + 1),
-            site=f"{_kind(outcome)}: {place(seen.messages)}",
-            message=f"KVM ends VM entry with {outcome}{said}, {_permitted(judgement)}",
+            site=f"{kind_of(outcome)}: {place(seen.messages)}",
+            message=f"KVM ends VM entry with {outcome}{said}, {permitted_text(judgement)}",
         )
     if outcome != ENTERED:
-        site = f"later: KVM itself: {_kind(outcome)}"
-        said = f"KVM ends VM entry only with {outcome}, {_permitted(judgement)}"
+        site = f"later: KVM itself: {kind_of(outcome)}"
+        said = f"KVM ends VM entry only with {outcome}, {permitted_text(judgement)}"
         return Comparison("missed", rules=broken, site=site, message=said)
     return _left_to_hardware(judgement, broken, kvm.on_hardware(attempt).outcome)
 
@@ -165,7 +197,7 @@ def _left_to_hardware(
     judgement: Judgement, broken: tuple[str, ...], end: Outcome | None
 ) -> Comparison:
     """Return the comparison for what KVM's software lets pass, by what L1 sees in the end."""
-    said = f"KVM's software lets VM entry pass, {_permitted(judgement)}; "
+    said = f"KVM's software lets VM entry pass, {permitted_text(judgement)}; "
     if end == ENTERED:
         # Each of the rules is one that nobody checks, so that one of them is enough.
         return Comparison(
@@ -176,11 +208,12 @@ def _left_to_hardware(
         return Comparison(
             "missed", rules=broken, site="later: not known", message=f"{said}no end is known"
         )
-    site = "hardware" if end in judgement.permitted else f"hardware otherwise: {_kind(end)}"
+    site = "hardware" if end in judgement.permitted else f"hardware otherwise: {kind_of(end)}"
     return Comparison("missed", rules=broken, site=f"later: {site}", message=f"{said}{who} {end}")
 
 
-def _permitted(judgement: Judgement) -> str:
+def permitted_text(judgement: Judgement) -> str:
+    """Return what is permitted, as part of a sentence."""
     return f"permitted are {', '.join(map(str, judgement.permitted))}"
 
 
@@ -197,7 +230,7 @@ def _broken_before(judgement: Judgement, stage: int) -> tuple[str, ...]:
     return tuple(rule.name for rule in broken if rule.failure.stage == first)
 
 
-def _kind(outcome: Outcome) -> str:
+def kind_of(outcome: Outcome) -> str:
     """Return an outcome without the place in the MSR-load list, which is chance."""
     place = outcome.kind == "exit" and outcome.number == ExitReason.MSR_LOAD_FAIL
     return f"exit {outcome.number}" if place else str(outcome)
@@ -276,10 +309,13 @@ class _Entries:
         return None if ended is None else self._unharmed(case, ended)
 
     def _unharmed(self, case: EntryCase, seen: Observation) -> Finding | None:
-        site = next(iter(harm(seen)), "")
-        if not site or tables_of(self.kvm.name).fatal_names(on_virtual(case.attempt, self.kvm)):
+        found = harm(seen)
+        if not found:
             return None
-        return self._finding(SURVIVES, Comparison("none", site=site, message=site))
+        virtual = on_virtual(case.attempt, self.kvm)
+        if tables_of(self.kvm.name).fatal_names(virtual, found):
+            return None
+        return self._finding(SURVIVES, Comparison("none", site=found[0], message="; ".join(found)))
 
 
 def harm(seen: Observation) -> tuple[str, ...]:

@@ -25,15 +25,16 @@ class KvmDifference(KnownDifference):
     becomes of an entry that breaks the rules in `unchecked`: the processor that runs the merged
     VMCS ends it as the rules permit, or nobody does, or it ends with that failure. One that
     `postpones` has no such rules: where it holds, nobody makes the checks either that are left to
-    the processor. What is `fatal` KVM does not get over: it warns, gives up the VM, or leaves L1 to
-    user space. `kernels` are the versions the entry is about; all if there are none. `page` is the
-    page of `docs/findings` on it, if it is a mistake of KVM's.
+    the processor. `harm` is what KVM does not get over: how each warning begins, and what it says
+    where it gives up the VM or leaves L1 to user space. `kernels` are the versions the entry is
+    about; all if there are none. `page` is the page of `docs/findings` on it, if it is a mistake
+    of KVM's.
     """
 
     function: str = ""
     later: Later = "hardware"
     postpones: bool = False
-    fatal: bool = False
+    harm: tuple[str, ...] = ()
     kernels: tuple[str, ...] = ()
     page: str = ""
 
@@ -51,18 +52,22 @@ class KvmTables:
     fatal: tuple[KvmDifference, ...]
     left: frozenset[int]
 
-    def fatal_names(self, attempt: Attempt) -> tuple[str, ...]:
-        """Return the entries that say that KVM does not get over an attempt."""
+    def fatal_names(self, attempt: Attempt, harm: Iterable[str]) -> tuple[str, ...]:
+        """Return the entries by which an attempt does this harm; () if they do not say it all."""
         entry = Entry(attempt)
-        return tuple(each.name for each in self.fatal if each.where(entry))
+        found = [each for each in self.fatal if each.where(entry)]
+        known = tuple(text for each in found for text in each.harm)
+        if not all(one.startswith(known) for one in harm):
+            return ()
+        return tuple(each.name for each in found)
 
 
 def tables_from(differences: Iterable[KvmDifference]) -> KvmTables:
     """Return the tables of these entries."""
     entries = tuple(differences)
-    judged = tuple(entry for entry in entries if not entry.fatal)
+    judged = tuple(entry for entry in entries if not entry.harm)
     software = tuple(entry for entry in judged if not entry.postpones)
-    fatal = tuple(entry for entry in entries if entry.fatal)
+    fatal = tuple(entry for entry in entries if entry.harm)
     left = frozenset(
         CHAPTER.index[name]
         for entry in software
