@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from nvmxfuzz.errors import InputError
+from nvmxfuzz.kvm.host_features import ALL_FEATURES, features_of
 from nvmxfuzz.kvm.source import Kernel
 from nvmxfuzz.machine.profile import Profile
 
@@ -27,6 +28,11 @@ class HostCpu:
     stepping: int = 0
     has_sgx: bool = False
     on_hyperv_evmcs: bool = False
+    features: frozenset[str] = ALL_FEATURES
+    """Of the processor's CPUID, in the words of `guest_cpuid.CPUID_BITS`."""
+    pmu_version: int = 2
+    """Version of architectural performance monitoring, 0 for none."""
+    tsc_khz: int = 2_000_000
 
     @classmethod
     def of(
@@ -35,15 +41,35 @@ class HostCpu:
         """Return the host that `profile` describes; `has_sgx` None asks the profile's features."""
         sgx = "sgx" in profile.features if has_sgx is None else has_sgx
         where = profile.family, profile.model, profile.stepping
-        return cls(profile.msrs, *where, sgx, on_hyperv_evmcs)
+        features = features_of(profile)
+        pmu_version = 2 if "perf-global-ctrl" in profile.features else 1
+        return cls(profile.msrs, *where, sgx, on_hyperv_evmcs, features, pmu_version)
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleParams:
-    """Parameters of kvm_intel, with the kernel's defaults; what a version lacks it ignores."""
+    """Parameters by the names that modprobe takes, with the kernel's defaults.
+
+    The last two belong to kvm, the others to kvm_intel. What a version lacks it ignores.
+    """
 
     error_on_inconsistent_vmcs_config: bool = True
     enlightened_vmcs: bool = True
+    nested: bool = True
+    ept: bool = True
+    eptad: bool = True
+    unrestricted_guest: bool = True
+    vpid: bool = True
+    flexpriority: bool = True
+    vnmi: bool = True
+    enable_apicv: bool = True
+    enable_ipiv: bool = True
+    pml: bool = True
+    preemption_timer: bool = True
+    enable_shadow_vmcs: bool = True
+    sgx: bool = True
+    enable_pmu: bool = True
+    ignore_msrs: bool = False
 
 
 DEFAULT_PARAMS = ModuleParams()

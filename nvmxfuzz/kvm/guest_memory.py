@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""L1's physical memory as KVM reaches it: through memslots, outside of which an access fails."""
+
+from __future__ import annotations
+
+from nvmxfuzz.machine.memory import Memory
+
+PAGE_SIZE = 4096
+DEFAULT_SLOTS = ((0, 4 << 20),)
+"""4 MiB of RAM from address 0, as the targets have it."""
+
+
+class GuestMemory:
+    """The memslots of one VM with their contents; writes stay in this object.
+
+    `slots` are pairs of first address and size, multiples of the page size. Where `memory` says
+    nothing about an address of a slot, it holds zeroes, as fresh memory of a process does.
+    """
+
+    __slots__ = ("memory", "slots", "written")
+
+    def __init__(self, memory: Memory, slots: tuple[tuple[int, int], ...] = DEFAULT_SLOTS) -> None:
+        self.memory = memory
+        self.slots = slots
+        self.written: dict[int, bytes] = {}
+
+    def is_backed(self, gpa: int) -> bool:
+        """Whether a memslot holds the page of `gpa` (kvm_vcpu_map() succeeds)."""
+        return any(start <= gpa < start + size for start, size in self.slots)
+
+    def read(self, gpa: int, size: int) -> bytes | None:
+        """Return `size` bytes, or None where one of the pages is in no slot."""
+        end = gpa + size
+        for page in range(gpa & -PAGE_SIZE, end, PAGE_SIZE):
+            if not self.is_backed(page):
+                return None
+        found = bytearray(size)
+        for start, data in (*self.memory.regions, *self.written.items()):
+            low, high = max(start, gpa), min(start + len(data), end)
+            if low < high:
+                found[low - gpa : high - gpa] = data[low - start : high - start]
+        return bytes(found)
+
+    def read_int(self, gpa: int, size: int) -> int | None:
+        """Return the little-endian unsigned integer of `size` bytes, or None."""
+        data = self.read(gpa, size)
+        return None if data is None else int.from_bytes(data, "little")
+
+    def write(self, gpa: int, data: bytes) -> bool:
+        """Store `data`; False, with nothing stored, where a page is in no slot."""
+        for page in range(gpa & -PAGE_SIZE, gpa + len(data), PAGE_SIZE):
+            if not self.is_backed(page):
+                return False
+        self.written.pop(gpa, None)
+        self.written[gpa] = data
+        return True

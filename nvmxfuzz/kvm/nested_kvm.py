@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""KVM with one vCPU, made of a processor, a kernel version and module parameters.
+
+`nested_kvm` joins what loading the module gives with what nested entry needs; `entry_request` makes
+an attempt that was meant for a processor one that L1 makes on KVM.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from nvmxfuzz.arch.controls import VmEntry, VmExit
+from nvmxfuzz.kvm.entry_behaviour import entry_behaviour
+from nvmxfuzz.kvm.hardware_setup import load_kvm_intel
+from nvmxfuzz.kvm.host import DEFAULT_PARAMS, HostCpu, ModuleParams
+from nvmxfuzz.kvm.source import find_kernel
+from nvmxfuzz.kvm.vcpu import EntryParams, EntryRequest, HostState, Kvm, L1State, NestedState
+from nvmxfuzz.kvm.virtual_cpu import VirtualCpu
+from nvmxfuzz.kvm.virtual_processor import virtual_profile
+from nvmxfuzz.machine.attempt import Attempt
+from nvmxfuzz.machine.profile import Profile
+
+_CONFIG_OF = MappingProxyType({"4.20": "5.18", "6.19": "6.12"})
+"""Versions whose loading is not modelled -> the nearest one whose is."""
+
+
+def nested_kvm(
+    profile: Profile,
+    version: str,
+    params: ModuleParams = DEFAULT_PARAMS,
+    early_consistency_checks: bool = False,
+) -> tuple[Kvm, Profile]:
+    """Return KVM of that version on `profile`, and the processor that L1 of a default VM has.
+
+    An unknown version, or a processor on which KVM does not load, is an InputError.
+    """
+    behaviour = entry_behaviour(version)
+    kernel = find_kernel(_CONFIG_OF.get(version, version))
+    virtual = virtual_profile(profile, kernel, params)
+    module = load_kvm_intel(HostCpu.of(profile), kernel, params).module
+    assert module is not None
+    flags = module.flags
+    mpx = module.config.vmentry_ctrl & VmEntry.LOAD_IA32_BNDCFGS and (
+        module.config.vmexit_ctrl & VmExit.CLEAR_IA32_BNDCFGS
+    )
+    kvm = Kvm(
+        behaviour=behaviour,
+        config=module.config,
+        virtual=VirtualCpu.of(virtual, behaviour, profile),
+        hardware=profile,
+        params=EntryParams(
+            ept=flags.enable_ept,
+            ept_ad_bits=flags.enable_ept_ad_bits,
+            unrestricted_guest=flags.enable_unrestricted_guest,
+            vpid=flags.enable_vpid,
+            pml=flags.enable_pml,
+            apicv=flags.enable_apicv,
+            early_consistency_checks=early_consistency_checks,
+        ),
+        host=HostState(),
+        vpid01=1 if flags.enable_vpid else 0,
+        vpid02=2 if flags.enable_vpid else 0,
+        host_umip="UMIP" in module.host.features,
+        mpx_supported=bool(mpx) and "MPX" in module.host.features,
+    )
+    return kvm, virtual
+
+
+def entry_request(attempt: Attempt, nested: NestedState | None = None) -> EntryRequest:
+    """Return the attempt as L1's; of its profile nothing is used, for KVM has its own idea."""
+    return EntryRequest(
+        vmcs12=attempt.vmcs,
+        l1=L1State(processor=attempt.processor),
+        memory=attempt.memory,
+        launch=attempt.instruction == "vmlaunch",
+        launched=attempt.launch_state == "launched",
+        nested=NestedState() if nested is None else nested,
+    )
