@@ -7,14 +7,17 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nvmxfuzz.errors import InputError
 from nvmxfuzz.machine.outside import printable
 from nvmxfuzz.targets.kvm_native.build.manifest import Manifest
 from nvmxfuzz.targets.kvm_native.build.objects import (
     BuiltObject,
     all_objects,
+    numbers_of,
     standard_cache,
 )
 from nvmxfuzz.targets.kvm_native.build.recipe import load_recipe, shim_hash
@@ -38,7 +41,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "kvm",
         help="KVM of a Linux kernel, unmodified, as a library for user space",
         description="Compile arch/x86/kvm of a Linux kernel, unmodified, into a library that "
-        "the targets kvm-6.1 and kvm-6.12 load. What is built already is not built again.",
+        "the targets kvm-6.1 and kvm-6.12 load; another kernel V becomes the target kvm-V. What "
+        "is built already is not built again.",
         epilog="The result is in $NVMXFUZZ_CACHE, else in ~/.cache/nvmxfuzz. The kernel that was "
         "asked for last is the one that is used, if two of one version are built.",
     )
@@ -48,8 +52,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--jobs", type=_jobs, metavar="N", help="compilers side by side (default: all processors)"
     )
     kvm.add_argument("--force", action="store_true", help="build again what is built")
-    kvm.add_argument(
+    instead = kvm.add_mutually_exclusive_group()
+    instead.add_argument(
         "--list", action="store_true", help="print what is built and what can be, build nothing"
+    )
+    instead.add_argument(
+        "--prune",
+        action="store_true",
+        help="remove what only other versions of nvmxfuzz can use, build nothing",
     )
     kvm.add_argument("--json", action="store_true", help="one JSON object")
     kvm.set_defaults(run=run)
@@ -59,7 +69,6 @@ def _add_kernel(command: argparse.ArgumentParser) -> None:
     which = command.add_mutually_exclusive_group()
     which.add_argument(
         "--kernel",
-        default=DEFAULT_KERNEL,
         metavar="V",
         help=f"that of Debian's package linux-source-V, such as 6.1 (default: {DEFAULT_KERNEL})",
     )
@@ -92,19 +101,52 @@ def _jobs(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Build a kernel, or list them."""
+    """Build a kernel, list them, or remove old ones."""
     if args.list:
+        _demand_nothing_else(args)
         print(json.dumps(_listing()) if args.json else _listing_text())
         return 0
+    if args.prune:
+        return _prune(as_json=args.json)
     # Imported late: they load large libraries, and every command imports this file.
     from nvmxfuzz.cli.build_progress import shown_progress
     from nvmxfuzz.targets.kvm_native.build.builder import Request, build
 
-    source = package_source(args.kernel) if args.source is None else named_source(args.source)
+    kernel = args.kernel or DEFAULT_KERNEL
+    source = package_source(kernel) if args.source is None else named_source(args.source)
     jobs = args.jobs or len(os.sched_getaffinity(0))
     with shown_progress(sys.stderr) as progress:
         built = build(Request(source, args.variant, jobs, args.force), standard_cache(), progress)
     print(json.dumps(to_json(built)) if args.json else to_text(built))
+    return 0
+
+
+def _demand_nothing_else(args: argparse.Namespace) -> None:
+    given = {
+        "--kernel": args.kernel is not None,
+        "--source": args.source is not None,
+        f"--{args.variant}": args.variant != "plain",
+        "--jobs": args.jobs is not None,
+        "--force": args.force,
+    }
+    for name, is_given in given.items():
+        if is_given:
+            raise InputError(f"{name} goes with a build, and --list builds nothing: leave one out")
+
+
+def _prune(*, as_json: bool) -> int:
+    from nvmxfuzz.cli.build_progress import shown_progress
+    from nvmxfuzz.targets.kvm_native.build.pruning import prune_cache
+
+    with shown_progress(sys.stderr) as progress:
+        pruned = prune_cache(standard_cache(), progress)
+    if as_json:
+        print(json.dumps(asdict(pruned)))
+    else:
+        print(
+            f"removed {len(pruned.objects)} objects, {len(pruned.trees)} trees and "
+            f"{len(pruned.logs)} logs, {pruned.bytes // 1_000_000} MB"
+        )
     return 0
 
 
@@ -123,8 +165,8 @@ def to_text(built: Built) -> str:
     lines = [
         f"{describe(manifest)} {'is built' if built.is_new else 'was built already'}: "
         f"{printable(str(built.object.path))}",
-        f"{len(manifest.functions)} functions and {len(manifest.data)} data that KVM refers to are "
-        "stubs; a case that calls one ends with its name",
+        f"of what KVM refers to, {len(manifest.functions)} functions are stubs, and a case that "
+        f"calls one ends with its name; {len(manifest.data)} data are zeroes",
     ]
     if not manifest.known:
         lines += [
@@ -159,16 +201,26 @@ def _listing_text() -> str:
     ours = [built for built in everything if built.manifest.shim == shim]
     kernels = {*load_recipe().kernels, *sources, *(built.kernel for built in ours)}
     lines = []
-    for kernel in sorted(kernels, key=lambda name: [int(number) for number in name.split(".")]):
-        missing = f"none, run apt-get install linux-source-{kernel}"
+    for kernel in sorted(kernels, key=numbers_of):
         lines += [
             f"{kernel:6}built: {_versions(kernel, ours)}",
-            f"{'':6}source: {printable(str(sources.get(kernel, missing)))}",
+            f"{'':6}source: {printable(str(sources.get(kernel) or _other_source(kernel, ours)))}",
         ]
     lines.append(f"all of it is in {printable(str(cache.folder))}")
     if others := len(everything) - len(ours):
-        lines.append(f"{others} objects there are of other versions of nvmxfuzz")
+        lines.append(
+            f"{others} {'object' if others == 1 else 'objects'} there of other versions of "
+            "nvmxfuzz: --prune removes them"
+        )
     return "\n".join(lines)
+
+
+def _other_source(kernel: str, objects: list[BuiltObject]) -> str:
+    """Return where a kernel comes from, or can come from, of which Debian has no package here."""
+    if kernel in load_recipe().kernels:
+        return f"none, run apt-get install linux-source-{kernel}"
+    places = [built.manifest.source for built in objects if built.kernel == kernel]
+    return ", ".join(dict.fromkeys(places))
 
 
 def _versions(kernel: str, objects: list[BuiltObject]) -> str:

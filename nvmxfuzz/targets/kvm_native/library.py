@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import struct
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.targets.kvm_native import native
+from nvmxfuzz.targets.kvm_native.build.objects import BuiltObject, sound_content
 from nvmxfuzz.targets.kvm_native.parameters import Parameter, Parameters
 from nvmxfuzz.targets.kvm_native.reading import ResultReader
 from nvmxfuzz.targets.kvm_native.results import CallResult, Stopped
@@ -34,6 +36,10 @@ _PORT_FAILED: Final = -1
 _FREE: Final = ""
 _NOT_RESTORED: Final = "the last call did not return: restore a snapshot before the next one"
 _IN_PORT: Final = "the hardware port cannot call what is guarded: KVM is in the middle of a call"
+_NO_SNAPSHOT: Final = -1
+_NO_MEMORY: Final = -2
+"""Of enum nvmx_refusal."""
+_MOST_SNAPSHOTS: Final = 64
 _MSR: Final = struct.Struct("<II Q")
 _CPUID: Final = struct.Struct("<6I")
 
@@ -45,9 +51,14 @@ class Library:
     None. `pristine` is a snapshot of the state after loading.
     """
 
-    def __init__(self, path: Path, symbols: Path | None = None) -> None:
-        """Load the object at `path`; `symbols` is the output of nm for it."""
-        data = path.read_bytes()
+    def __init__(
+        self, path: Path, symbols: Path | None = None, content: bytes | None = None
+    ) -> None:
+        """Load the object at `path`; `symbols` is the output of nm for it.
+
+        `content` is what the file holds, if it has been read already.
+        """
+        data = path.read_bytes() if content is None else content
         self._library = _load(data, path)
         self._call = _address(self._library, "nvmx_call")
         self._prepared: dict[str, Callable[..., int]] = {}
@@ -63,7 +74,19 @@ class Library:
         self._seconds = ctypes.c_uint32.in_dll(self._library, "nvmx_seconds")
         self._restore = self.functions.nvmx_restore
         self.functions.nvmx_install_signal_handlers()
-        self.pristine = self.snapshot()
+        try:
+            self.pristine = self.snapshot()
+        except InputError as error:
+            if not _address_limit():
+                raise
+            raise InputError(
+                f"the built object {path.name} has no room{_beyond_limit()}"
+            ) from error
+
+    @classmethod
+    def of(cls, built: BuiltObject) -> Self:
+        """Load what was built; InputError if it is damaged."""
+        return cls(built.path, built.symbols, sound_content(built))
 
     # ------------------------------------------------------------------ calls
 
@@ -140,10 +163,17 @@ class Library:
     # ------------------------------------------------------------------ the whole state
 
     def snapshot(self) -> int:
-        """Remember all state: data of the object, heap, guest memory; return its number."""
+        """Remember all state: data of the object, heap, guest memory; return its number.
+
+        There can be 64 at a time, `pristine` among them; InputError if this is one more.
+        """
         if self._barred:
             raise RuntimeError(self._barred)
         number: int = self.functions.nvmx_snapshot()
+        if number == _NO_SNAPSHOT:
+            raise InputError(
+                f"there are {_MOST_SNAPSHOTS} snapshots, which is the most: discard some"
+            )
         if number < 0:
             raise InputError("a snapshot found no memory: discard others, or leave more memory")
         return number
@@ -156,7 +186,11 @@ class Library:
         if self._barred is _IN_PORT:
             raise RuntimeError(_IN_PORT)
         chosen = self.pristine if number is None else number
-        if self.functions.nvmx_restore(chosen):
+        refusal = self.functions.nvmx_restore(chosen)
+        if refusal == _NO_MEMORY:
+            self._barred = _NOT_RESTORED
+            raise InputError("restoring a snapshot found no memory: leave more, and restore again")
+        if refusal:
             raise ValueError(f"there is no snapshot {chosen}")
         self._barred = _FREE
 
@@ -272,7 +306,26 @@ def _load(data: bytes, path: Path) -> ctypes.PyDLL:
         )
     except OSError as problem:
         os.close(descriptor)
-        raise InputError(f"the built object {path.name} cannot be loaded: {problem}") from None
+        raise InputError(
+            f"the built object {path.name} cannot be loaded{_why_not(str(problem))}"
+        ) from None
+
+
+def _address_limit() -> int:
+    """Return how many bytes of addresses this process may have, 0 for any number."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return 0 if limit == resource.RLIM_INFINITY else limit
+
+
+def _beyond_limit() -> str:
+    return f" within {_address_limit() >> 20} MiB of addresses: it takes 1 GiB, raise ulimit -v"
+
+
+def _why_not(said: str) -> str:
+    """Return what the loader says, without the name of our copy, or the limit that is too low."""
+    if _address_limit() and ("map" in said or "allocate" in said):
+        return _beyond_limit()
+    return f": {said.rpartition(f'/proc/{os.getpid()}/fd/')[2].partition(': ')[2] or said}"
 
 
 def _address(library: ctypes.PyDLL, name: str) -> int:

@@ -65,7 +65,9 @@ class Vcpu:
         self.file = file
         self.memory = memory
         self.address: int = library.functions.nvmx_vcpu(file) or 0
-        self._run = s.RunHead.from_address(library.functions.nvmx_kvm_run(self.address) or 0)
+        if not self.address:
+            raise ValueError(f"file {file} is not that of a vCPU")
+        self._run = s.RunHead.from_address(library.functions.nvmx_kvm_run(self.address))
 
     # ------------------------------------------------------------------ CPUID and MSRs
 

@@ -51,10 +51,14 @@ class Machine:
         self.file = library.call("nvmx_open_kvm")
 
     def unload(self) -> None:
-        """Unload the modules: rmmod. There must be no VM."""
+        """Unload the modules: rmmod; IoctlError EBUSY if there is a VM, and nothing is done.
+
+        A VM is there until its file and those of its vCPUs are closed. /dev/kvm is closed by this.
+        """
         error = self.library.call("nvmx_rmmod")
         if error:
             raise IoctlError(-error, "rmmod")
+        self.library.call("nvmx_close", self.file)
 
     def check_extension(self, capability: int) -> int:
         """KVM_CHECK_EXTENSION: return 0 if there is no such capability."""

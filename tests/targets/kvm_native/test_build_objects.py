@@ -3,14 +3,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import pwd
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nvmxfuzz.errors import InputError
-from nvmxfuzz.targets.kvm_native.build.builder import point, prune, remove_incomplete
+from nvmxfuzz.targets.kvm_native.build.builder import (
+    free_place,
+    point,
+    prune,
+    remove_incomplete,
+)
 from nvmxfuzz.targets.kvm_native.build.cache import Cache, cache_folder, file_name
 from nvmxfuzz.targets.kvm_native.build.manifest import NAME, Manifest, read_manifest
 from nvmxfuzz.targets.kvm_native.build.objects import (
@@ -18,10 +26,14 @@ from nvmxfuzz.targets.kvm_native.build.objects import (
     SYMBOLS,
     BuiltObject,
     all_objects,
+    built_kernels,
     find_object,
+    is_sound,
+    object_in,
     usable,
 )
 from nvmxfuzz.targets.kvm_native.build.recipe import SHIM, hash_of, shim_hash
+from nvmxfuzz.targets.kvm_native.library import Library
 
 MANIFEST = Manifest(
     kernel="6.12",
@@ -93,10 +105,84 @@ def test_the_one_that_was_asked_for_last_is_used(cache: Cache) -> None:
 @pytest.mark.parametrize("lost", [LIBRARY, SYMBOLS, NAME])
 def test_an_object_that_lost_a_file_is_none(cache: Cache, lost: str) -> None:
     (put(cache, MANIFEST) / lost).unlink()
+    assert "is incomplete or was built by another version of nvmxfuzz: run" in usable("6.12")
+
+
+def test_a_damaged_object_is_not_loaded(cache: Cache) -> None:
+    content = b"\x7fELF of KVM"
+    folder = put(cache, replace(MANIFEST, sha256=hashlib.sha256(content).hexdigest()))
+    for damaged in (b"", content[:5], b"x" + content[1:]):
+        (folder / LIBRARY).write_bytes(damaged)
+        assert not is_sound(find_object("6.12"))
+        with pytest.raises(InputError) as told:
+            Library.of(find_object("6.12"))
+        assert str(told.value) == (
+            "KVM of Linux 6.12 is damaged: run nvmxfuzz build kvm --kernel 6.12"
+        )
+    (folder / LIBRARY).write_bytes(content)
+    assert is_sound(find_object("6.12"))
+
+
+def test_what_the_loader_says_has_no_name_of_a_copy(cache: Cache) -> None:
+    content = b"\x7fELF of KVM"
+    folder = put(cache, replace(MANIFEST, sha256=hashlib.sha256(content).hexdigest()))
+    (folder / LIBRARY).write_bytes(content)
+    with pytest.raises(InputError, match=r"libkvm\.so cannot be loaded: .*file too short") as told:
+        Library.of(find_object("6.12"))
+    assert "/proc" not in str(told.value)
+
+
+def test_a_damaged_kernel_of_a_tree_is_built_from_that_tree(cache: Cache) -> None:
+    put(cache, replace(MANIFEST, kernel="4.99", source="/my linux"))
+    with pytest.raises(InputError, match=r"run nvmxfuzz build kvm --source '/my linux'$"):
+        Library.of(find_object("4.99"))
+    assert "build kvm --source TREE" in usable("4.98")
+
+
+def test_what_is_good_stays_until_it_is_built_again(cache: Cache) -> None:
+    first, second = cache.places("key")
+    assert free_place((first, second), ()) == first
+    put(cache, MANIFEST, first.name)
+    built = object_in(first)
+    assert built is not None
+    assert free_place((first, second), (built,)) == second
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("functions", 5),
+        ("files", ["a", 5]),
+        ("kernel", 6.12),
+        ("kernel", "six"),
+        ("kernel", "6.12.1"),
+        ("version", 6),
+        ("known", "yes"),
+        ("shim", None),
+    ],
+)
+def test_a_manifest_of_other_types_is_passed_over(cache: Cache, name: str, value: object) -> None:
+    folder = put(cache, MANIFEST)
+    (folder / NAME).write_text(json.dumps({**MANIFEST.to_json(), name: value}))
+    assert "is incomplete or was built" in usable("6.12")
+    assert all_objects(cache) == []
+
+
+def test_the_object_of_another_kernel_is_not_taken(cache: Cache) -> None:
+    folder = put(cache, replace(MANIFEST, kernel="6.1"))
+    point(cache.current("6.12", "plain", MANIFEST.shim), folder)
     assert usable("6.12") != ""
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', "\ufffd{"])
+def test_every_kernel_that_is_built_is_known(cache: Cache) -> None:
+    for number, kernel in enumerate(("6.13", "6.2")):
+        put(cache, replace(MANIFEST, kernel=kernel), str(number))
+    put(cache, replace(MANIFEST, kernel="6.14", variant="gcov"), "gcov")
+    put(cache, replace(MANIFEST, kernel="6.15", shim="other"), "other")
+    assert built_kernels() == ["6.2", "6.13"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', "\ufffd{", "[" * 100_000])
 def test_a_manifest_that_is_none_is_passed_over(cache: Cache, text: str) -> None:
     folder = put(cache, MANIFEST)
     (folder / NAME).write_text(text)
@@ -141,7 +227,19 @@ def test_the_cache_is_where_the_environment_says() -> None:
     assert cache_folder({"NVMXFUZZ_CACHE": "/a", "XDG_CACHE_HOME": "/b"}) == Path("/a/kvm")
     assert cache_folder({"XDG_CACHE_HOME": "/b", "HOME": "/c"}) == Path("/b/nvmxfuzz/kvm")
     assert cache_folder({"XDG_CACHE_HOME": "b", "HOME": "/c"}) == Path("/c/.cache/nvmxfuzz/kvm")
-    assert cache_folder({"NVMXFUZZ_CACHE": "x"}) == Path.cwd() / "x" / "kvm"
+    home = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    assert cache_folder({}) == home / ".cache/nvmxfuzz/kvm"
+
+
+@pytest.mark.parametrize("folder", ["x", "~/x", "./x"])
+def test_a_cache_that_depends_on_where_one_is_is_refused(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match=r"NVMXFUZZ_CACHE is '.*x': name a folder from / on"):
+        cache_folder({"NVMXFUZZ_CACHE": folder})
+    monkeypatch.setenv("NVMXFUZZ_CACHE", folder)
+    assert "name a folder from / on" in usable("6.12")
+    assert built_kernels() == []
 
 
 @pytest.mark.parametrize("text", ["../x", "", "a/b", ".", "-rf", "a\nb"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from nvmxfuzz.targets.kvm_native.build.objects import BuiltObject
@@ -42,3 +44,18 @@ def test_files_are_named_within_the_kernel_tree(built: BuiltObject) -> None:
     assert b"\0arch/x86/kvm/vmx/nested.c\0" in content
     for path in (Path.home(), SHIM, built.path.parents[2]):
         assert str(path).encode() + b"/" not in content
+
+
+def test_a_limit_on_addresses_is_told(built: BuiltObject) -> None:
+    code = (
+        "import resource, sys\n"
+        "from nvmxfuzz.errors import InputError\n"
+        "from nvmxfuzz.targets.kvm_native.build.objects import find_object\n"
+        "from nvmxfuzz.targets.kvm_native.library import Library\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (900 << 20, 900 << 20))\n"
+        "try:\n    Library.of(find_object(sys.argv[1]))\n"
+        "except InputError as error:\n    print(error)\n"
+    )
+    words = [sys.executable, "-c", code, built.kernel]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert "within 900 MiB of addresses: it takes 1 GiB, raise ulimit -v" in said

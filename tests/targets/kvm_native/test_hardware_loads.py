@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -74,6 +75,36 @@ def test_modules_can_be_loaded_again_with_other_parameters(library: Library) -> 
     hardware = hardware_of(load_profile("skylake-x"))
     Machine(library, hardware, {"nested": 0}).unload()
     assert 0x480 in Machine(library, hardware, {"nested": 1}).feature_msr_indices()
+
+
+def test_modules_can_be_unloaded_after_the_last_vm(library: Library) -> None:
+    machine = Machine(library, hardware_of(load_profile("skylake-x")))
+    vm = machine.create_vm()
+    vcpu = vm.create_vcpu()
+    # The vCPU keeps its VM alive.
+    for file in (vm.file, vcpu.file):
+        with pytest.raises(IoctlError, match="rmmod: EBUSY"):
+            machine.unload()
+        assert library.call("nvmx_close", file) == 0
+    machine.unload()
+    assert library.call("nvmx_ioctl", machine.file, 0xAE00, 0) == -errno.EBADF
+    assert library.call("nvmx_open_kvm") == -errno.ENODEV
+
+
+@pytest.mark.parametrize("counters", [33, 255])
+def test_no_more_counters_are_reported_than_perf_knows(library: Library, counters: int) -> None:
+    hardware = hardware_of(load_profile("skylake-x"))
+    cpuid = tuple(
+        leaf._replace(eax=leaf.eax & ~0xFF00 | counters << 8, edx=leaf.edx | 0x1F)
+        if leaf.leaf == 0xA
+        else leaf
+        for leaf in hardware.cpuid
+    )
+    machine = Machine(library, replace(hardware, cpuid=cpuid))
+    (found,) = (entry for entry in machine.supported_cpuid() if entry.function == 0xA)
+    # Since 6.3 KVM has a limit of its own.
+    assert found.eax >> 8 & 0xFF == (32 if library.kernel_version < (6, 3) else 8)
+    assert found.edx & 0x1F == 3
 
 
 def test_feature_msrs_tell_what_kvm_could_offer(library: Library) -> None:

@@ -34,3 +34,30 @@ def test_two_processes_come_to_the_same(built: BuiltObject) -> None:
     assert "outcomes: in L2" in first
     assert " 0 stops" in first
     assert first == soaked(built.kernel, "2")
+
+
+MANY = """
+import faulthandler, sys, time
+from pathlib import Path
+from nvmxfuzz.targets.kvm_native.library import Library
+
+# Its stack for signal handlers is a small one.
+faulthandler.enable()
+many = [Library(Path(sys.argv[1])) for _ in range(12)]
+for each in many:
+    each.call("nvmx_open_kvm")
+end = time.process_time() + 0.6
+while time.process_time() < end:
+    pass
+"""
+
+
+def test_the_timers_of_many_instances_may_tick_at_once(library_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", MANY, library_path],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -18,7 +18,7 @@ from nvmxfuzz.targets.kvm_native import structures as s
 from nvmxfuzz.targets.kvm_native.errors import IoctlError
 from nvmxfuzz.targets.kvm_native.guest_memory import GuestMemory, Slot
 from nvmxfuzz.targets.kvm_native.port import Script
-from nvmxfuzz.targets.kvm_native.vcpu import ioctl, offered
+from nvmxfuzz.targets.kvm_native.vcpu import Vcpu, ioctl, offered
 from nvmxfuzz.targets.kvm_native.vm import RAM, Fresh
 
 NewMachine: TypeAlias = Callable[..., Fresh]
@@ -111,6 +111,16 @@ def test_a_second_vcpu_of_one_number_is_an_error(new_machine: NewMachine) -> Non
     with pytest.raises(IoctlError) as refused:
         new_machine().vm.create_vcpu(0)
     assert refused.value.errno == errno.EEXIST
+
+
+def test_only_the_file_of_a_vcpu_is_a_vcpu(new_machine: NewMachine) -> None:
+    machine = new_machine()
+    vm, library = machine.vm, machine.machine.library
+    for file in (machine.machine.file, vm.file, 200, -1):
+        assert not library.functions.nvmx_vcpu(file)
+        with pytest.raises(ValueError, match=f"file {file} is not that of a vCPU"):
+            Vcpu(library, file, vm.memory)
+    assert Vcpu(library, machine.vcpu.file, vm.memory).address == machine.vcpu.address
 
 
 def test_an_unknown_ioctl_is_an_error(new_machine: NewMachine) -> None:

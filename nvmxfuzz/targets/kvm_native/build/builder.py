@@ -18,7 +18,13 @@ from nvmxfuzz.targets.kvm_native.build.flags import COMPILERS, KEEPS_SOURCES, Co
 from nvmxfuzz.targets.kvm_native.build.link import Linker
 from nvmxfuzz.targets.kvm_native.build.lock import locked
 from nvmxfuzz.targets.kvm_native.build.manifest import NAME, Manifest
-from nvmxfuzz.targets.kvm_native.build.objects import LIBRARY, SYMBOLS, BuiltObject, object_in
+from nvmxfuzz.targets.kvm_native.build.objects import (
+    LIBRARY,
+    SYMBOLS,
+    BuiltObject,
+    is_sound,
+    object_in,
+)
 from nvmxfuzz.targets.kvm_native.build.progress import Progress
 from nvmxfuzz.targets.kvm_native.build.recipe import SHIM, Recipe, load_recipe, shim_hash
 from nvmxfuzz.targets.kvm_native.build.shell import Shell, StepError
@@ -91,13 +97,14 @@ class _Build:
     def run(self) -> Built:
         """Return the object, made if need be."""
         remove_incomplete(self._cache)
-        folder = self._cache.object(self._key())
-        found = None if self._request.force else object_in(folder)
-        if found is None:
-            self._make(folder)
-        built = found or object_in(folder)
-        assert built is not None
-        point(self._cache.current(built.kernel, built.variant, self._shim), folder)
+        places = self._cache.places(self._key())
+        sound = [built for place in places if (built := _sound_object(place))]
+        found = sound[0] if sound and not self._request.force else None
+        built = found or self._make(free_place(places, sound))
+        # Not by its own path: in that, what the path of the cache has of links is followed.
+        used, other = sorted(places, key=lambda place: place.name != built.path.parent.name)
+        point(self._cache.current(built.kernel, built.variant, self._shim), used)
+        shutil.rmtree(other, ignore_errors=True)
         return Built(built, found is None)
 
     def _key(self) -> str:
@@ -105,7 +112,7 @@ class _Build:
         digest = hashlib.sha256(f"{self._shim} {self._version}".encode()).hexdigest()[:12]
         return f"{self._request.source.key}-{self._request.variant}-{digest}"
 
-    def _make(self, folder: Path) -> None:
+    def _make(self, folder: Path) -> BuiltObject:
         source = self._request.source
         holder = self._cache.tree(source.place)
         provided = is_provided(source, holder)
@@ -123,6 +130,9 @@ class _Build:
         (folder / SYMBOLS).write_text(self._shell.run(listing, "listing the symbols"))
         prune(work, keeps_sources=self._request.variant in KEEPS_SOURCES)
         self._manifest(tree, names, units, folder).write(folder)
+        built = object_in(folder)
+        assert built is not None
+        return built
 
     def _compiler(self, tree: Path, config: Path, work: Path) -> Compiler:
         asking = [self._program, "-print-file-name=include"]
@@ -175,6 +185,17 @@ class _Build:
             data=names.data,
             files=tuple(unit.place for unit in units),
         )
+
+
+def free_place(places: Sequence[Path], sound: Sequence[BuiltObject]) -> Path:
+    """Return where to build: what is good stays until there is something in its stead."""
+    taken = {built.path.parent.name for built in sound}
+    return next((place for place in places if place.name not in taken), places[-1])
+
+
+def _sound_object(folder: Path) -> BuiltObject | None:
+    built = object_in(folder)
+    return built if built is not None and is_sound(built) else None
 
 
 def is_known(kernel: str, recipe: Recipe) -> bool:

@@ -3,7 +3,7 @@
 
 trees/SOURCE/source            the part of the kernel that is needed
 trees/SOURCE/config-HASH       configured out of tree
-objects/KEY                    an object, its symbols, its manifest (the last to be written)
+objects/KEY, objects/KEY.again an object, its symbols, its manifest (the last to be written)
 current/KERNEL-VARIANT-SHIM    link to the object of KERNEL that was asked for last
 logs/SOURCE-VARIANT.log        what the tools of the last build said
 lock                           held by the build that runs
@@ -12,6 +12,7 @@ lock                           held by the build that runs
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shutil
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nvmxfuzz.errors import InputError
+from nvmxfuzz.machine.outside import show
 
 VARIABLE = "NVMXFUZZ_CACHE"
 
@@ -30,7 +32,9 @@ _NO_PATH_FOR_MAKE = re.compile(r"[\s:]")
 def cache_folder(environment: Mapping[str, str]) -> Path:
     """Return the folder of the built kernels; it need not exist."""
     if named := environment.get(VARIABLE):
-        return Path(named).absolute() / "kvm"
+        if not os.path.isabs(named):
+            raise InputError(f"{VARIABLE} is {show(named)}: name a folder from / on")
+        return Path(named) / "kvm"
     base = environment.get("XDG_CACHE_HOME", "")
     # The XDG specification has relative paths ignored.
     caches = Path(base) if os.path.isabs(base) else _home(environment) / ".cache"
@@ -38,7 +42,15 @@ def cache_folder(environment: Mapping[str, str]) -> Path:
 
 
 def _home(environment: Mapping[str, str]) -> Path:
-    return Path(environment.get("HOME") or "/").absolute()
+    home = environment.get("HOME")
+    if home:
+        return Path(home).absolute()
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        raise InputError(
+            f"this user has no home: name a folder for what is built in {VARIABLE}"
+        ) from None
 
 
 def file_name(text: str) -> str:
@@ -64,6 +76,10 @@ class Cache:
     def object(self, key: str) -> Path:
         """Return the folder of an object."""
         return self.folder / "objects" / file_name(key)
+
+    def places(self, key: str) -> tuple[Path, Path]:
+        """Return the folders of an object: one is built anew while the other one is used."""
+        return self.object(key), self.object(f"{key}.again")
 
     def current(self, kernel: str, variant: str, shim: str) -> Path:
         """Return the link to the object of a kernel."""

@@ -4,11 +4,16 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Final
 
 FORMAT = 1
 NAME = "manifest.json"
+
+_KERNEL: Final = re.compile(r"[0-9]{1,3}\.[0-9]{1,5}")
+_LISTS: Final = ("functions", "data", "files")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +52,31 @@ def read_manifest(folder: Path) -> Manifest | None:
     """Return the manifest in a folder, or None if there is none that this version understands."""
     try:
         document = json.loads((folder / NAME).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
         return None
-    if document.keys() != _KEYS:
+    if document.keys() != _KEYS or not _has_types(document):
         return None
-    for name in ("functions", "data", "files"):
+    for name in _LISTS:
         document[name] = tuple(document[name])
-    return Manifest(**document)
+    manifest = Manifest(**document)
+    return manifest if _KERNEL.fullmatch(manifest.kernel) else None
+
+
+def _has_types(document: dict[str, object]) -> bool:
+    return all(
+        isinstance(value, bool)
+        if name == "known"
+        else _is_list_of_text(value)
+        if name in _LISTS
+        else isinstance(value, str)
+        for name, value in document.items()
+    )
+
+
+def _is_list_of_text(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 _KEYS = {field.name for field in fields(Manifest)}

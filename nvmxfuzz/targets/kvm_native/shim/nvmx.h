@@ -88,8 +88,17 @@ NVMX_API void nvmx_forget_once(void);	/* WARN_ONCE and pr_*_once report again */
  * nvmx_seconds, which port is set (a script and how far it is are restored), coverage.
  * Cost: a copy of data and heap (0.6 MiB with one vCPU), and the guest's pages touched since.
  */
-NVMX_API int nvmx_snapshot(void);	/* number of a snapshot of data, heap and guest memory; -1 */
-NVMX_API int nvmx_restore(int number);	/* 0, or -1: no such snapshot */
+#define NVMX_SNAPSHOTS 64	/* that there can be at a time */
+
+enum nvmx_refusal {
+	NVMX_NO_SNAPSHOT = -1,	/* none of that number; of nvmx_snapshot(): none left */
+	NVMX_NO_MEMORY = -2,	/* of nvmx_restore(): the state is undefined, restore again */
+	NVMX_IN_CALL = -3,
+};
+
+/* Number of a snapshot of data, heap and guest memory; or enum nvmx_refusal. */
+NVMX_API int nvmx_snapshot(void);
+NVMX_API int nvmx_restore(int number);	/* 0, or enum nvmx_refusal */
 NVMX_API void nvmx_discard(int number);
 NVMX_API nvmx_u64 nvmx_heap_used(void);	/* bytes */
 
@@ -159,12 +168,12 @@ NVMX_API int nvmx_kernel_version(void);	/* LINUX_VERSION_CODE */
 /* name of parameter `number`, NULL after the last; kind: 1 bool, 2 int, 3 unsigned int, 4 other */
 NVMX_API const char *nvmx_parameter(int number, void **address, int *kind);
 NVMX_API int nvmx_insmod(void);		/* [guarded] kvm, then kvm_intel: 0 or -errno */
-NVMX_API int nvmx_rmmod(void);		/* [guarded] kvm_intel, then kvm */
+NVMX_API int nvmx_rmmod(void);		/* [guarded] kvm_intel, then kvm; -EBUSY: a VM lives */
 NVMX_API void *nvmx_guest_ram(nvmx_u64 bytes);	/* [guarded] between guard pages */
 NVMX_API int nvmx_open_kvm(void);	/* [guarded] number of a file */
 NVMX_API nvmx_s64 nvmx_ioctl(int file, nvmx_u32 command, nvmx_u64 argument);	/* [guarded] */
 NVMX_API int nvmx_close(int file);	/* [guarded] the last one of a VM destroys it */
-NVMX_API void *nvmx_vcpu(int file);	/* struct kvm_vcpu of a vCPU's file */
+NVMX_API void *nvmx_vcpu(int file);	/* struct kvm_vcpu of a vCPU's file, or NULL */
 NVMX_API void *nvmx_kvm_run(void *vcpu);	/* its struct kvm_run */
 
 /* ------------------------------------------------------------------ straight into kvm_intel */

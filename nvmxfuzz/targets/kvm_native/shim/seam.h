@@ -34,8 +34,6 @@ unsigned long shim_vmread(unsigned long field);
 void shim_vmwrite(unsigned long field, unsigned long value);
 void shim_vmptrld(unsigned long long address);
 void shim_vmclear(unsigned long long address);
-void shim_invept(unsigned long type, unsigned long long eptp);
-void shim_invvpid(unsigned long type, unsigned int vpid, unsigned long address);
 
 /* runtime/heap.c and arena.c */
 void *shim_alloc_mapping(unsigned long size);

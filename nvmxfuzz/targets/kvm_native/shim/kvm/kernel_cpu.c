@@ -146,17 +146,21 @@ void clear_cpu_cap(struct cpuinfo_x86 *cpu, unsigned int feature)
 
 /* ------------------------------------------------------------------ performance monitoring */
 
+/*
+ * May lie: perf's limits hold, nothing else that perf knows of a model; KVM up to 6.1 trusts the
+ * number of general-purpose counters, and has room for fewer than perf allows.
+ */
 void perf_get_x86_pmu_capability(struct x86_pmu_capability *capability)
 {
 	u32 version = register_of(0xa, 0, 0), fixed = register_of(0xa, 0, 3);
 
 	memset(capability, 0, sizeof(*capability));
 	capability->version = version & 0xff;
-	capability->num_counters_gp = version >> 8 & 0xff;
+	capability->num_counters_gp = min_t(u32, version >> 8 & 0xff, INTEL_PMC_MAX_GENERIC);
 	capability->bit_width_gp = version >> 16 & 0xff;
 	capability->events_mask_len = version >> 24;
 	capability->events_mask = register_of(0xa, 0, 1);
-	capability->num_counters_fixed = fixed & 0x1f;
+	capability->num_counters_fixed = min_t(u32, fixed & 0x1f, INTEL_PMC_MAX_FIXED);
 	capability->bit_width_fixed = fixed >> 5 & 0xff;
 }
 

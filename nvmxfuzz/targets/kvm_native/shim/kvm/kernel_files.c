@@ -17,6 +17,7 @@ void nvmx_wake_task(void);
 
 static struct file *files[FILES];
 static struct miscdevice *kvm_device;
+static const struct file_operations *vcpu_operations;	/* of what KVM_CREATE_VCPU returned */
 
 /* ------------------------------------------------------------------ the table of files */
 
@@ -148,6 +149,8 @@ NVMX_API s64 nvmx_ioctl(int number, u32 command, u64 argument)
 		return -ENOTTY;
 	nvmx_wake_task();
 	value = file->f_op->unlocked_ioctl(file, command, argument);
+	if (command == KVM_CREATE_VCPU && value >= 0)
+		vcpu_operations = files[value]->f_op;
 	rcu_barrier();
 	return value;
 }
@@ -168,7 +171,7 @@ NVMX_API void *nvmx_vcpu(int number)
 {
 	struct file *file = file_of(number);
 
-	return file ? file->private_data : NULL;
+	return file && file->f_op == vcpu_operations ? file->private_data : NULL;
 }
 
 NVMX_API void *nvmx_kvm_run(void *vcpu)
@@ -225,6 +228,8 @@ NVMX_API int nvmx_insmod(void)
 
 NVMX_API int nvmx_rmmod(void)
 {
+	if (!list_empty(&vm_list))	/* its file would hold the module */
+		return -EBUSY;
 	vmx_cleanup_module();
 	cleanup_module();
 	rcu_barrier();

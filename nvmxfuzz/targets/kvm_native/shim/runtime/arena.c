@@ -54,15 +54,33 @@ static char *reserve(void)
 	return base == MAP_FAILED ? NULL : base;
 }
 
+static int forbid(char *from, uint64_t size)
+{
+	return mprotect(from, size, PROT_NONE);
+}
+
+/* Before the first object of each region, and behind the last of the small ones. */
+static int forbid_borders(void)
+{
+	int failed = forbid(arena_base + LARGE_AT, PAGE);
+	int class;
+
+	for (class = 0; class < CLASSES; class++)
+		failed |= forbid(arena_base + class_place[class].at - PAGE, PAGE);
+	return failed;
+}
+
 __attribute__((constructor)) static void make_arena(void)
 {
 	arena_base = reserve();
+	if (arena_base && forbid_borders()) {
+		munmap(arena_base, SHIM_ARENA_SIZE);
+		arena_base = NULL;
+	}
 	if (!arena_base)
 		return;		/* the first allocation is NVMX_FULL */
 	shim_page_offset = (unsigned long)arena_base - SHIM_FIRST_PAGE * PAGE;
 	shim_vmemmap = (unsigned long)arena_base + TABLES_AT;
-	mprotect(arena_base + SMALL_AT + SMALL_SIZE - PAGE, PAGE, PROT_NONE);
-	mprotect(arena_base + LARGE_AT, PAGE, PROT_NONE);
 	arena.large_used = PAGE;
 }
 
@@ -161,7 +179,8 @@ char *arena_take_slot(int class, uint32_t *index)
 	*index = region->used++;
 	slot = arena_slot(class, *index);
 	if (*index >= arena_guards[class]) {
-		mprotect(slot + (PAGE << class), PAGE << class, PROT_NONE);
+		if (forbid(slot + (PAGE << class), PAGE << class))
+			stop(NVMX_FULL, "no memory for the guard of %u pages", 1u << class);
 		arena_guards[class] = *index + 1;
 	}
 	return slot;
@@ -176,7 +195,8 @@ struct large_block *arena_take_large(uint64_t size)
 	if (!arena_base || arena.large_blocks == LARGE_BLOCKS ||
 	    size > LARGE_SIZE || start + size + PAGE > LARGE_SIZE)
 		stop(NVMX_FULL, "no memory for a block of %lu bytes", (unsigned long)size);
-	mprotect(arena_large() + start + size, PAGE, PROT_NONE);
+	if (forbid(arena_large() + start + size, PAGE))
+		stop(NVMX_FULL, "no memory for the guard of %lu bytes", (unsigned long)size);
 	block = &arena.large[arena.large_blocks++];
 	block->start = start;
 	block->size = size;

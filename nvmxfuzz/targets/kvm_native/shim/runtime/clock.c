@@ -34,6 +34,15 @@ static void set_interval(long nanoseconds)
 	watch.ticking = nanoseconds != 0;
 }
 
+static void unblock(void)
+{
+	sigset_t ticks;
+
+	sigemptyset(&ticks);
+	sigaddset(&ticks, NUMBER);
+	pthread_sigmask(SIG_UNBLOCK, &ticks, NULL);
+}
+
 static void tick(void)
 {
 	int same = watch.call == guard.calls;
@@ -43,8 +52,10 @@ static void tick(void)
 	watch.call = guard.calls;
 	if (watch.idle > IDLE)
 		set_interval(0);
-	if (nvmx_seconds && watch.ticks > nvmx_seconds * TICKS)
+	if (nvmx_seconds && watch.ticks > nvmx_seconds * TICKS) {
+		unblock();	/* the jump does not */
 		stop(NVMX_TIME, "no end within %u seconds", nvmx_seconds);
+	}
 }
 
 static void on_tick(int number, siginfo_t *info, void *context)
@@ -66,11 +77,12 @@ static void forget_timer(void)
 	watch.exists = watch.ticking = 0;
 }
 
+/* The timers of many objects may tick at once: one at a time, or the handlers' stack is used up. */
 static void hook(void)
 {
 	struct sigaction action = {
 		.sa_sigaction = on_tick,
-		.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART | SA_NODEFER,
+		.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART,
 	};
 
 	sigaction(NUMBER, &action, &watch.previous);

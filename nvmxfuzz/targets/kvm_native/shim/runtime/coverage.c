@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-#include "runtime.h"
 /*
  * Coverage: the compiler's counters are handed to whoever asks; the object registers them with
  * nobody, so that it loads without a fuzzer as well.
  */
+#include "runtime.h"
 
 #define HIDDEN __attribute__((visibility("hidden")))
 

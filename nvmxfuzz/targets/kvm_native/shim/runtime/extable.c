@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-#include "runtime.h"
 /*
  * Faults that the kernel's own exception table answers for: copies from and to user space.
  * Entries of a kind not listed here are left to the signal handler.
  * May lie: any address that this process may access is good, the kernel's objects too.
  */
+#include "runtime.h"
 
 struct entry { int32_t instruction, fixup, kind; };	/* offsets from the members themselves */
 

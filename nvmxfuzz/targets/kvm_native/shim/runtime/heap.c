@@ -197,9 +197,16 @@ static struct large_block *reuse_large(uint64_t size)
 	return NULL;
 }
 
+static uint64_t whole_pages(uint64_t size)
+{
+	if (size > SHIM_ARENA_SIZE)	/* before it wraps */
+		stop(NVMX_FULL, "no memory for a block of %lu bytes", (unsigned long)size);
+	return (size + PAGE - 1) & -PAGE;
+}
+
 static void *take_large(uint64_t size, int zero)
 {
-	uint64_t whole = (size + PAGE - 1) & -PAGE;
+	uint64_t whole = whole_pages(size);
 	struct large_block *block = reuse_large(whole);
 	char *object;
 
@@ -280,7 +287,7 @@ void *heap_take_pages(unsigned int order, int zero)
 /* What user space maps: whole pages of zeroes. */
 void *heap_take_mapping(uint64_t size)
 {
-	uint64_t whole = (size + PAGE - 1) & -PAGE;
+	uint64_t whole = whole_pages(size);
 	void *pages;
 
 	if (!whole)

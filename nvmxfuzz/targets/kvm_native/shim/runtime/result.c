@@ -203,7 +203,7 @@ static void want_handler_stack(void)
 {
 	stack_t now, ours = { .ss_size = HANDLER_STACK };
 
-	if (!sigaltstack(NULL, &now) && !(now.ss_flags & SS_DISABLE) && now.ss_size >= 16384)
+	if (!sigaltstack(NULL, &now) && !(now.ss_flags & SS_DISABLE) && now.ss_size >= HANDLER_STACK)
 		return;
 	ours.ss_sp = mmap(NULL, HANDLER_STACK, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

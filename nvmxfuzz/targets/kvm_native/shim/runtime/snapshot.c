@@ -16,7 +16,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define SNAPSHOTS 64
+#define SNAPSHOTS NVMX_SNAPSHOTS
 #define RANGES 16
 
 struct range { char *at; uint64_t size; };
@@ -133,11 +133,13 @@ static void load(void *memory, uint64_t size, char **copy)
 
 static void clear(void *memory, uint64_t size, char **copy)
 {
+	uint64_t dropped = 0;
+
 	(void)copy;
-	if (size >= 256 * PAGE && !((uint64_t)memory % PAGE))
-		madvise(memory, size & -PAGE, MADV_DONTNEED);
-	else
-		memset(memory, 0, size);
+	if (size >= 256 * PAGE && !((uint64_t)memory % PAGE) &&
+	    !madvise(memory, size & -PAGE, MADV_DONTNEED))
+		dropped = size & -PAGE;
+	memset((char *)memory + dropped, 0, size - dropped);
 }
 
 static void visit_pages(uint64_t from, uint64_t to, visitor visit, char **copy)
@@ -211,19 +213,25 @@ static int write_block(int file, const struct large_block *block)
 	return 0;
 }
 
-static void map_block(int file, const struct large_block *block)
+static int map_block(int file, const struct large_block *block)
 {
-	mmap(arena_large() + block->start, block->size, PROT_READ | PROT_WRITE,
-	     MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, file, block->start);
+	void *at = mmap(arena_large() + block->start, block->size, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, file, block->start);
+
+	return at == MAP_FAILED ? -1 : 0;
 }
 
-static void map_large(struct snapshot *snapshot, int number)
+/* If it fails, nobody's file is mapped as a whole: the next restore maps everything anew. */
+static int map_large(struct snapshot *snapshot, int number)
 {
 	uint32_t i;
 
+	mapped = -1;
 	for (i = 0; i < snapshot->arena.large_blocks; i++)
-		map_block(snapshot->large, &snapshot->arena.large[i]);
+		if (map_block(snapshot->large, &snapshot->arena.large[i]))
+			return -1;
 	mapped = number;
+	return 0;
 }
 
 static int save_large(struct snapshot *snapshot)
@@ -243,31 +251,57 @@ static int save_large(struct snapshot *snapshot)
 }
 
 /* Accessible, zero, and of no file: as if never handed out. */
-static void unmap_newer(const struct arena *then, const struct arena *now)
+static int unmap_newer(const struct arena *then, const struct arena *now)
 {
-	if (now->large_used > then->large_used)
-		mmap(arena_large() + then->large_used, now->large_used - then->large_used,
-		     PROT_READ | PROT_WRITE,
-		     MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	void *at;
+
+	if (now->large_used <= then->large_used)
+		return 0;
+	at = mmap(arena_large() + then->large_used, now->large_used - then->large_used,
+		  PROT_READ | PROT_WRITE,
+		  MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	return at == MAP_FAILED ? -1 : 0;
 }
 
-static void restore_large(struct snapshot *snapshot, int number, const struct arena *now)
+static int guard_large(const struct arena *state)
 {
 	uint32_t i;
 
-	unmap_newer(&snapshot->arena, now);
-	if (mapped != number) {
-		if (now->large_used < snapshot->arena.large_used)
-			unmap_newer(now, &snapshot->arena);
-		map_large(snapshot, number);
-		for (i = 0; i < snapshot->arena.large_blocks; i++)
-			mprotect(arena_large() + snapshot->arena.large[i].start +
-				 snapshot->arena.large[i].size, PAGE, PROT_NONE);
-		return;
+	for (i = 0; i < state->large_blocks; i++)
+		if (mprotect(arena_large() + state->large[i].start + state->large[i].size, PAGE,
+			     PROT_NONE))
+			return -1;
+	return 0;
+}
+
+/* What the guest has touched becomes the file's again. */
+static int drop_large(const struct arena *state)
+{
+	uint32_t i;
+
+	for (i = 0; i < state->large_blocks; i++)
+		if (madvise(arena_large() + state->large[i].start, state->large[i].size,
+			    MADV_DONTNEED))
+			return -1;
+	return 0;
+}
+
+static int restore_large(struct snapshot *snapshot, int number, const struct arena *now)
+{
+	int is_mapped = mapped == number;
+
+	mapped = -1;
+	if (unmap_newer(&snapshot->arena, now))
+		return -1;
+	if (is_mapped) {
+		if (drop_large(&snapshot->arena))
+			return -1;
+		mapped = number;
+		return 0;
 	}
-	for (i = 0; i < snapshot->arena.large_blocks; i++)
-		madvise(arena_large() + snapshot->arena.large[i].start,
-			snapshot->arena.large[i].size, MADV_DONTNEED);
+	if (unmap_newer(now, &snapshot->arena) || guard_large(&snapshot->arena))
+		return -1;
+	return map_large(snapshot, number);
 }
 
 /* ------------------------------------------------------------------ the interface */
@@ -295,8 +329,12 @@ int nvmx_snapshot(void)
 	int number = free_number();
 	char *copy = NULL;
 
-	if (number < 0 || guard.armed || guard.in_port || !arena_base)
-		return -1;
+	if (guard.armed || guard.in_port)
+		return NVMX_IN_CALL;
+	if (number < 0)
+		return NVMX_NO_SNAPSHOT;
+	if (!arena_base)
+		return NVMX_NO_MEMORY;
 	find_ranges();
 	snapshot = &snapshots[number];
 	snapshot->arena = arena;
@@ -306,15 +344,14 @@ int nvmx_snapshot(void)
 	copy = mmap(NULL, snapshot->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
 		    -1, 0);
 	if (copy == MAP_FAILED)
-		return -1;
+		return NVMX_NO_MEMORY;
 	snapshot->copy = copy;
 	visit_data(save, &copy);
 	visit_arena(&snapshot->arena, save, &copy);
-	if (save_large(snapshot)) {
+	if (save_large(snapshot) || map_large(snapshot, number)) {
 		nvmx_discard(number);
-		return -1;
+		return NVMX_NO_MEMORY;
 	}
-	map_large(snapshot, number);
 	return number;
 }
 
@@ -324,13 +361,17 @@ int nvmx_restore(int number)
 	struct arena now = arena;
 	char *copy;
 
-	if (!snapshot || guard.armed || guard.in_port)
-		return -1;
+	if (guard.armed || guard.in_port)
+		return NVMX_IN_CALL;
+	if (!snapshot)
+		return NVMX_NO_SNAPSHOT;
+	/* First, since it can fail: `arena` still says what there is, and it can be tried again. */
+	if (restore_large(snapshot, number, &now))
+		return NVMX_NO_MEMORY;
 	copy = snapshot->copy;
 	visit_data(load, &copy);
 	visit_arena(&snapshot->arena, load, &copy);
 	clear_newer(&snapshot->arena, &now);
-	restore_large(snapshot, number, &now);
 	return 0;
 }
 

@@ -4,7 +4,7 @@
  * eight bytes. The first KiB is what an enlightened VMCS of Hyper-V has there, which KVM writes
  * directly.
  * May lie: every encoding that fits is there, whatever the processor offers, and read-only fields
- * can be written; nothing of a VMCS is cached; INVEPT and INVVPID have nothing to do.
+ * can be written; nothing of a VMCS is cached.
  */
 #include "runtime.h"
 #include <string.h>
@@ -123,18 +123,6 @@ void shim_vmclear(unsigned long long address)
 {
 	if (current == region_at(address, "VMCLEAR"))
 		current = NULL;
-}
-
-void shim_invept(unsigned long type, unsigned long long eptp)
-{
-	(void)type, (void)eptp;
-	step();
-}
-
-void shim_invvpid(unsigned long type, unsigned int vpid, unsigned long address)
-{
-	(void)type, (void)vpid, (void)address;
-	step();
 }
 
 /* ------------------------------------------------------------------ for the port and for Python */

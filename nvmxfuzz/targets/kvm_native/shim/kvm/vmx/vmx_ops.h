@@ -81,56 +81,16 @@ static inline void vmcs_load(struct vmcs *vmcs)
 	shim_vmptrld(__pa(vmcs));
 }
 
-static inline void __invvpid(unsigned long type, u16 vpid, gva_t address)
-{
-	shim_invvpid(type, vpid, address);
-}
+/* May lie: the extent is not chosen. Nothing is cached here: each of these is one step. */
+#define FLUSH(name, ...) static inline void name(__VA_ARGS__) { shim_step(); }
 
-static inline void __invept(unsigned long type, u64 eptp, gpa_t address)
-{
-	shim_invept(type, eptp);
-}
+FLUSH(vpid_sync_vcpu_single, int vpid)
+FLUSH(vpid_sync_vcpu_global, void)
+FLUSH(vpid_sync_context, int vpid)
+FLUSH(vpid_sync_vcpu_addr, int vpid, gva_t address)
+FLUSH(ept_sync_global, void)
+FLUSH(ept_sync_context, u64 eptp)
 
-static inline void vpid_sync_vcpu_single(int vpid)
-{
-	if (vpid)
-		__invvpid(VMX_VPID_EXTENT_SINGLE_CONTEXT, vpid, 0);
-}
-
-static inline void vpid_sync_vcpu_global(void)
-{
-	__invvpid(VMX_VPID_EXTENT_ALL_CONTEXT, 0, 0);
-}
-
-static inline void vpid_sync_context(int vpid)
-{
-	if (cpu_has_vmx_invvpid_single())
-		vpid_sync_vcpu_single(vpid);
-	else if (vpid)
-		vpid_sync_vcpu_global();
-}
-
-static inline void vpid_sync_vcpu_addr(int vpid, gva_t address)
-{
-	if (!vpid)
-		return;
-	if (cpu_has_vmx_invvpid_individual_addr())
-		__invvpid(VMX_VPID_EXTENT_INDIVIDUAL_ADDR, vpid, address);
-	else
-		vpid_sync_context(vpid);
-}
-
-static inline void ept_sync_global(void)
-{
-	__invept(VMX_EPT_EXTENT_GLOBAL, 0, 0);
-}
-
-static inline void ept_sync_context(u64 eptp)
-{
-	if (cpu_has_vmx_invept_context())
-		__invept(VMX_EPT_EXTENT_CONTEXT, eptp, 0);
-	else
-		ept_sync_global();
-}
+#undef FLUSH
 
 #endif
