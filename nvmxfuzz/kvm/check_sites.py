@@ -220,6 +220,12 @@ _CHECKS: Final[dict[str, dict[str, str]]] = {
         "376141aa": "basic.launch-state.instruction",
         "3a4975e3": "basic.vmcs.current",
     },
+    "nested_vmx_check_vmentry_hw": {
+        "fa117ce8": "hardware.early-check.vmfail",
+    },
+    "nested_vmx_reflect_vmexit": {
+        "e762e41d": "hardware.entry.vmfail",
+    },
     "nested_evmcs_check_controls": {
         "5502a1ce": "evmcs.pin-based.supported",
         "83e58666": "evmcs.secondary.supported",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from nvmxfuzz.arch.events import InterruptionInfo
 from nvmxfuzz.arch.instruction_errors import InstructionError
 from nvmxfuzz.kvm.hardware import Hardware, HardwareEntry, enter_hardware
 from nvmxfuzz.kvm.vcpu import RESET_DR7, Vcpu
@@ -38,6 +39,8 @@ def nested_vmx_check_vmentry_hw(vcpu: Vcpu, hardware: Hardware) -> tuple[str, Ha
         return EARLY_HARDWARE_CHECK, entry
     _restore_host(vcpu)
     if entry.outcome.kind != "exit":
+        # The event of L2's is injected: the VM exit has told so.
+        vmcs["vm_entry_intr_info_field"] &= ~InterruptionInfo.VALID
         vcpu.warn("nested_vmx_check_vmentry_hw.entered")
     return "", entry
 
@@ -54,11 +57,6 @@ def _restore_host(vcpu: Vcpu) -> None:
 
 
 def vmx_prepare_switch_to_guest(vcpu: Vcpu) -> None:
-    """Set the host state that belongs to the running task and processor."""
-    vmcs = vcpu.vmcs
-    host = vcpu.host
-    vmcs["host_gs_base"] = host.gs_base
-    vmcs["host_tr_base"] = host.tr_base
-    vmcs["host_gdtr_base"] = host.gdtr_base
-    vmcs["host_ia32_sysenter_esp"] = host.sysenter_esp
-    vmcs["host_rsp"] = host.rsp
+    """Set the host state that belongs to the running task."""
+    vcpu.vmcs["host_gs_base"] = vcpu.host.gs_base
+    vcpu.vmcs["host_rsp"] = vcpu.host.rsp

@@ -29,10 +29,8 @@ UNTRACED = frozenset(
         "msr-load.list.memory",
         "msr-load.msr.writable",
         "entry.root.memory",
-        "hardware.early-check.vmfail",
         "hardware.entry.exit",
         "hardware.entry.machine-check",
-        "hardware.entry.vmfail",
     }
 )
 """Reasons to fail that the kernel has no trace event for: no condition of it is printed."""
@@ -141,7 +139,7 @@ class EntryRun:
             host=vcpu.host,
             hardware=tuple(self.entries),
             nested=NestedState(
-                last,
+                last or vcpu.request.nested.vmcs02,
                 vcpu.vmcs02_launched,
                 vcpu.dirty_vmcs12,
                 vcpu.shadow_vmcs12_cache,

@@ -14,14 +14,20 @@ class GuestMemory:
     """The memslots of one VM with their contents; writes stay in this object.
 
     `slots` are pairs of first address and size, multiples of the page size. Where `memory` says
-    nothing about an address of a slot, it holds zeroes, as fresh memory of a process does.
+    nothing about an address of a slot, every byte is `unwritten`: 0 in fresh memory of a process.
     """
 
-    __slots__ = ("memory", "slots", "written")
+    __slots__ = ("memory", "slots", "unwritten", "written")
 
-    def __init__(self, memory: Memory, slots: tuple[tuple[int, int], ...] = DEFAULT_SLOTS) -> None:
+    def __init__(
+        self,
+        memory: Memory,
+        slots: tuple[tuple[int, int], ...] = DEFAULT_SLOTS,
+        unwritten: int = 0,
+    ) -> None:
         self.memory = memory
         self.slots = slots
+        self.unwritten = unwritten
         self.written: dict[int, bytes] = {}
 
     def is_backed(self, gpa: int) -> bool:
@@ -34,7 +40,7 @@ class GuestMemory:
         for page in range(gpa & -PAGE_SIZE, end, PAGE_SIZE):
             if not self.is_backed(page):
                 return None
-        found = bytearray(size)
+        found = bytearray([self.unwritten]) * size
         for start, data in (*self.memory.regions, *self.written.items()):
             low, high = max(start, gpa), min(start + len(data), end)
             if low < high:

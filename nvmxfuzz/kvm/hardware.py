@@ -83,7 +83,7 @@ def host_memory(vcpu: Vcpu) -> Memory:
     vmcs = vcpu.vmcs
     parts: dict[int, bytes] = {}
     if vmcs["cpu_based_vm_exec_control"] & Primary.USE_TPR_SHADOW:
-        parts[vmcs["virtual_apic_page_addr"] + _APIC_TASKPRI] = bytes(4)
+        parts[vmcs["virtual_apic_page_addr"] + _APIC_TASKPRI] = bytes([vcpu.memory.unwritten]) * 4
     for start, data in (*vcpu.memory.memory.regions, *vcpu.memory.written.items()):
         if vcpu.memory.is_backed(start):
             parts[start + offset] = data

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Final
 
 from nvmxfuzz.arch import msr
-from nvmxfuzz.arch.controls import VmEntry, VmExit
+from nvmxfuzz.arch.controls import Secondary, VmEntry, VmExit
 from nvmxfuzz.arch.registers import BndCfgs, Efer
 from nvmxfuzz.kvm.check_values import (
     is_noncanonical_msr_address,
@@ -35,6 +35,7 @@ X2APIC_ENABLE = 1 << 10
 _APIC_MODE = X2APIC_ENABLE | 1 << 11
 _X2APIC = _APIC_MODE
 _XAPIC = 1 << 11
+_VIRTUAL_APIC = Secondary.VIRTUALIZE_APIC_ACCESSES | Secondary.VIRTUALIZE_X2APIC_MODE
 
 MTRR_TYPES = 0x73
 """Bit n is 1 where n is a memory type of an MTRR: UC, WC, WT, WP and WB."""
@@ -168,7 +169,27 @@ def kvm_set_apic_base(vcpu: Vcpu, index: int, value: int) -> bool:
     if (old, new) in ((_X2APIC, _XAPIC), (0, _X2APIC)):
         return False
     vcpu.apic_base = value
+    if old != new:
+        vmx_set_virtual_apic_mode(vcpu)
     return True
+
+
+def vmx_set_virtual_apic_mode(vcpu: Vcpu) -> None:
+    """Virtualize L1's APIC in its new mode: in vmcs01, and in L2 only when that is left."""
+    config = vcpu.kvm.config
+    has_x2apic = config.cpu_based_2nd_exec_ctrl & Secondary.VIRTUALIZE_X2APIC_MODE
+    if not vcpu.kvm.irqchip_in_kernel or not (vcpu.params.flexpriority or has_x2apic):
+        return
+    vcpu.virtual_apic_stale = vcpu.guest_mode
+    if vcpu.guest_mode:
+        return
+    mode = vcpu.apic_base & _APIC_MODE
+    vmcs = vcpu.vmcs
+    vmcs["secondary_vm_exec_control"] &= ~_VIRTUAL_APIC
+    if mode == _XAPIC and vcpu.params.flexpriority:
+        vmcs["secondary_vm_exec_control"] |= Secondary.VIRTUALIZE_APIC_ACCESSES
+    if mode == _X2APIC:
+        vmcs["secondary_vm_exec_control"] |= has_x2apic
 
 
 def _set_tsc(vcpu: Vcpu, index: int, value: int) -> bool:
@@ -268,7 +289,7 @@ def _set_counter(vcpu: Vcpu, index: int, value: int) -> bool:
 
 
 def _set_full_width_counter(vcpu: Vcpu, index: int, value: int) -> bool:
-    known = index - 0x4C1 < _general_counters(vcpu)
+    known = vcpu.virtual.has_full_width_counters and index - 0x4C1 < _general_counters(vcpu)
     return known and value <= _PMC_WIDTH and _store(vcpu, index, value)
 
 

@@ -47,7 +47,7 @@ from nvmxfuzz.kvm.nested_pages import (
 )
 from nvmxfuzz.kvm.vcpu import EntryRequest, Kvm, Vcpu
 from nvmxfuzz.kvm.virtual_cpu import ALL_ONES
-from nvmxfuzz.kvm.vmcs01 import ZERO_VMCS, construct_eptp, prepare_vmcs01
+from nvmxfuzz.kvm.vmcs01 import ZERO_VMCS, construct_eptp, prepare_vmcs01, vmx_vcpu_load_vmcs
 from nvmxfuzz.kvm.vmcs02 import prepare_vmcs02
 from nvmxfuzz.kvm.vmcs02_early import prepare_vmcs02_early
 from nvmxfuzz.kvm.vmcs02_fields import PDPTR_FIELDS
@@ -228,6 +228,7 @@ def nested_vmx_enter_non_root_mode(run: EntryRun) -> None:
     nested = vcpu.request.nested
     vcpu.vmcs02 = dict(nested.vmcs02.__dict__ if nested.vmcs02 is not None else ZERO_VMCS)
     vcpu.vmcs = vcpu.vmcs02
+    vmx_vcpu_load_vmcs(vcpu)
     prepare_vmcs02_early(vcpu, vmcs12)
     if not nested_get_vmcs12_pages(vcpu):
         switch_to_vmcs01(vcpu)
@@ -309,6 +310,7 @@ def _run_vmcs02(run: EntryRun) -> None:
             raise Over("hardware.entry.machine-check", None, FAIL_ENTRY)
         nested_vmx_vmexit(vcpu, outcome.number | FAILED_VMENTRY, outcome.qualification, False)
         raise Over("hardware.entry.exit", outcome)
+    vcpu.fired.append("hardware.entry.vmfail")
     if outcome.number != _CONTROL_FIELD:
         vcpu.warn("nested_vmx_vmexit.error")
     if vcpu.early_check:

@@ -15,7 +15,7 @@ from nvmxfuzz.arch.registers import Efer, Rflags
 from nvmxfuzz.arch.segments import AccessRights
 from nvmxfuzz.kvm.check_values import nested_cpu_has2
 from nvmxfuzz.kvm.entry_behaviour import PerfGlobalCtrl
-from nvmxfuzz.kvm.msrs import kvm_set_msr
+from nvmxfuzz.kvm.msrs import kvm_set_msr, vmx_set_virtual_apic_mode
 from nvmxfuzz.kvm.nested_load import (
     list_entries,
     load_perf_global_ctrl,
@@ -98,6 +98,8 @@ def nested_vmx_vmexit(vcpu: Vcpu, exit_reason: int, qualification: int, failed: 
     vmcs["tsc_offset"] = vcpu.tsc_offset
     if vcpu.kvm.config.cpu_based_2nd_exec_ctrl & Secondary.USE_TSC_SCALING:
         vmcs["tsc_multiplier"] = vcpu.tsc_scaling_ratio
+    if vcpu.virtual_apic_stale:
+        vmx_set_virtual_apic_mode(vcpu)
     if not failed:
         load_vmcs12_host_state(vcpu, vmcs12)
         return
@@ -273,7 +275,9 @@ def _restore_msrs(vcpu: Vcpu, vmcs12: Vmcs) -> bool:
                 continue
             if host >> 64 == guest >> 64:
                 break
-            if nested_vmx_load_msr_check(vcpu, index, host >> 32 & _WORD):
+            failed = nested_vmx_load_msr_check(vcpu, index, host >> 32 & _WORD)
+            if failed:
+                vcpu.fired.append(failed)
                 return False
             if not kvm_set_msr(vcpu, index, host >> 64):
                 return False

@@ -54,6 +54,7 @@ def nested_kvm(
             unrestricted_guest=flags.enable_unrestricted_guest,
             vpid=flags.enable_vpid,
             pml=flags.enable_pml,
+            flexpriority=flags.flexpriority_enabled,
             apicv=flags.enable_apicv,
             early_consistency_checks=early_consistency_checks,
         ),

@@ -120,15 +120,18 @@ def load_perf_global_ctrl(vcpu: Vcpu, value: int) -> bool:
 
 
 def list_entries(vcpu: Vcpu, address: int, count: int) -> Iterator[tuple[int, int]]:
-    """Yield number and content (128 bits) of the entries that are not zero by default, in order.
+    """Yield number and content (128 bits) of the entries that somebody wrote, in order.
 
-    For lists without a limit: what nobody wrote is zero, and MSR 0 is none that matters.
+    For lists without a limit. Of the others the first one is there too unless it is zero, for
+    MSR 0 is none that matters; what comes behind is the same.
     """
     numbers: set[int] = set()
     for start, data in (*vcpu.memory.memory.regions, *vcpu.memory.written.items()):
         first = max((start - address) // MSR_ENTRY_SIZE, 0)
         last = min((start + len(data) - address - 1) // MSR_ENTRY_SIZE, count - 1)
         numbers.update(range(first, last + 1))
+    if vcpu.memory.unwritten:
+        numbers.update(range(min(count, len(numbers) + 1)))
     for number in sorted(numbers):
         entry = vcpu.memory.read_int(address + number * MSR_ENTRY_SIZE, MSR_ENTRY_SIZE)
         if entry is None:

@@ -37,6 +37,7 @@ class EntryParams:
     unrestricted_guest: bool = True
     vpid: bool = True
     pml: bool = True
+    flexpriority: bool = True
     apicv: bool = False
     early_consistency_checks: bool = False
     allow_smaller_maxphyaddr: bool = False
@@ -106,6 +107,8 @@ class Kvm:
     vpid01: int = 1
     vpid02: int = 2
     slots: tuple[tuple[int, int], ...] = DEFAULT_SLOTS
+    unwritten: int = 0
+    """What every byte of guest memory is that a request says nothing of."""
     places: Places = field(default_factory=Places)
     host_umip: bool = True
     """The processor has UMIP, so that KVM need not emulate it."""
@@ -220,6 +223,7 @@ class Vcpu:
         "tsc_written",
         "uret_efer",
         "virtual",
+        "virtual_apic_stale",
         "vmcs",
         "vmcs01",
         "vmcs02",
@@ -241,7 +245,7 @@ class Vcpu:
         self.request = request
         self.l1 = l1
         self.vmcs12 = request.vmcs12
-        self.memory = GuestMemory(request.memory, kvm.slots)
+        self.memory = GuestMemory(request.memory, kvm.slots, kvm.unwritten)
         self.has_evmcs = l1.evmcs is not None
         self.early_check = kvm.behaviour.has_dry_run and kvm.params.early_consistency_checks
         self.efer = processor.efer
@@ -262,6 +266,7 @@ class Vcpu:
         self.msr_autoload: dict[int, tuple[int, int]] = {}
         self.pdptrs: tuple[int, ...] | None = None
         self.tsc_written = False
+        self.virtual_apic_stale = False
         self.guest_mode = False
         self.nested_run_pending = False
         self.shadow_vmcs12_cache = request.nested.shadow_vmcs12_cache

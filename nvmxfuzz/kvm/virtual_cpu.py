@@ -124,6 +124,8 @@ class VirtualCpu:
     """The virtual PMU has version 2 or later."""
     host_virt_addr_bits: int
     """57 where the processor below has LA57 and KVM uses it, else 48."""
+    has_full_width_counters: bool = True
+    """PDCM is in CPUID: the counters can be written by MSRs of their full width."""
     has_tsc_aux: bool = True
     """RDTSCP or RDPID is in CPUID."""
     supported_xss: int | None = 0
@@ -163,6 +165,7 @@ class VirtualCpu:
             perf_global_ctrl_reserved=ALL_ONES & ~perf_global_ctrl,
             has_perf_global_ctrl="perf-global-ctrl" in features,
             host_virt_addr_bits=57 if "la57" in below else 48,
+            has_full_width_counters="perf-global-ctrl" in features,
             has_tsc_aux=msrs.secondary_ctls_high & Secondary.ENABLE_RDTSCP != 0,
             supported_xss=0 if msrs.secondary_ctls_high & Secondary.ENABLE_XSAVES_XRSTORS else None,
         )

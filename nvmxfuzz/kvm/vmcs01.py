@@ -108,6 +108,14 @@ def vmx_set_constant_host_state(vmcs: dict[str, int], kvm: Kvm) -> None:
         vmcs["host_ia32_efer"] = host.efer
 
 
+def vmx_vcpu_load_vmcs(vcpu: Vcpu) -> None:
+    """Set the host state that belongs to the processor, in a VMCS that it has not run yet."""
+    vmcs = vcpu.vmcs
+    vmcs["host_tr_base"] = vcpu.host.tr_base
+    vmcs["host_gdtr_base"] = vcpu.host.gdtr_base
+    vmcs["host_ia32_sysenter_esp"] = vcpu.host.sysenter_esp
+
+
 def vmx_pin_based_exec_ctrl(kvm: Kvm) -> int:
     """Return the pin-based controls of vmcs01."""
     controls = kvm.config.pin_based_exec_ctrl & ~Pin.ACTIVATE_VMX_PREEMPTION_TIMER
