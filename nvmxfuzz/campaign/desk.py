@@ -35,7 +35,8 @@ class _TooLongError(Exception):
 class Desk:
     """Where findings go in.
 
-    `found` lists the identities of this campaign, `new` counts those the store did not have. A
+    `found` lists the identities of this campaign, `without_input` those of them that nobody can run
+    again, `new` counts those the store did not have. A
     finding is stored first and triaged then, so that nothing is lost when the campaign is ended
     in between. What triage runs is in this process, within the memory of a worker: the worker ran
     the same and lived.
@@ -50,6 +51,7 @@ class Desk:
 
     interrupted: Callable[[], bool]
     found: list[str] = field(default_factory=list)
+    without_input: list[str] = field(default_factory=list)
     new: int = 0
 
     def found_by_oracle(self, finding: Finding, data: bytes) -> None:
@@ -72,7 +74,7 @@ class Desk:
         finding = Finding(
             oracle=WORKER_LIVES,
             rules=(event.reason,),
-            targets=(self.harness.name, self.harness.name),
+            targets=(self.harness.name, self.plan.target or self.harness.name),
             site="",
             message=f"a worker ended with {event.reason}: {event.detail}",
         )
@@ -80,6 +82,8 @@ class Desk:
         is_new = self._keep(finding, event.data, case)
         if is_new is None:
             return
+        if not event.data:
+            self.without_input.append(finding.identity)
         death = death_of(self.plan, event.data, self.interrupted)
         note = "not run again"
         if not self.interrupted():

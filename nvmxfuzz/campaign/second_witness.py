@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.inputs.case import CaseKind
 from nvmxfuzz.machine.profile import DEFAULT_PROFILE, profile_names
 
 if TYPE_CHECKING:
+    from nvmxfuzz.oracles.kvm_loop import Loop
     from nvmxfuzz.oracles.kvm_witness import Kvm
+    from nvmxfuzz.oracles.oracle import Oracle
     from nvmxfuzz.targets.base import Target
 
 
@@ -39,7 +41,14 @@ def with_target(
         counting = _with_coverage(harness, target)
         if counting is not None:
             return counting
+    if entry.kernel:
+        from nvmxfuzz.targets.kvm_native.build.objects import demand_sound
+
+        # Else each worker would end for it.
+        demand_sound(entry.kernel)
     made = entry.make_isolated() if isolated else entry.make()
+    if entry.is_loop:
+        return _with_loop(harness, made)
     return _with_kvm(harness, made) if entry.is_kvm else _with_processor(harness, made)
 
 
@@ -77,11 +86,40 @@ def _with_kvm(harness: Harness, target: Target) -> Harness:
     from nvmxfuzz.oracles.kvm_entry import kvm_oracles
 
     always, others = kvm_oracles(cast("Kvm", target))
+    others += _with_model(target.name)
     return replace(
         harness,
         always=(*harness.always, *always),
         oracles=(*harness.oracles, *others),
         profiles=_profiles_of(target.name) or harness.profiles,
+    )
+
+
+def _with_model(target: str) -> tuple[Oracle[Any, Any], ...]:
+    """Return the oracle that holds KVM of a kernel against the model of it, if there is one.
+
+    In this process, also where the target is isolated: all its calls are guarded.
+    """
+    from nvmxfuzz.kvm.entry_behaviour import ENTRY_KERNELS
+
+    kernel = target.removeprefix("kvm-")
+    if kernel not in ENTRY_KERNELS:
+        return ()
+    from nvmxfuzz.oracles.kvm_model import agreement
+    from nvmxfuzz.targets.kvm_native.agreement.witness import entry_witness
+
+    return (agreement(entry_witness(kernel)),)
+
+
+def _with_loop(harness: Harness, target: Target) -> Harness:
+    from nvmxfuzz.oracles.kvm_loop import loop_oracles
+
+    always, others = loop_oracles(cast("Loop", target))
+    return replace(
+        harness,
+        always=(*harness.always, *always),
+        oracles=(*harness.oracles, *others),
+        profiles=_profiles_of(target.name.partition("+")[0]) or harness.profiles,
     )
 
 

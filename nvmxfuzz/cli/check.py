@@ -7,7 +7,13 @@ import argparse
 import json
 from pathlib import Path
 
-from nvmxfuzz.cli.comparing import observation_and_end, observation_json, observation_text
+from nvmxfuzz.cli.comparing import (
+    observation_and_end,
+    observation_json,
+    observation_text,
+    seen_by_l1,
+    view_text,
+)
 from nvmxfuzz.cli.files import entry_case
 from nvmxfuzz.cli.streams import complain
 from nvmxfuzz.cpu.judgement import Judgement
@@ -60,9 +66,12 @@ def run(args: argparse.Namespace) -> int:
 def _reply(attempt: Attempt, target: Target | None, *, as_json: bool) -> str:
     if target is not None:
         seen, end = observation_and_end(target, attempt)
+        view = seen_by_l1(target, attempt)
         if as_json:
-            return json.dumps(observation_json(seen, end))
-        return observation_text(target.name, seen, end)
+            said = observation_json(seen, end)
+            return json.dumps(said if view is None else {**said, "l1": view.to_json()})
+        text = observation_text(target.name, seen, end)
+        return text if view is None else f"{text}\n{view_text(view)}"
     judgement = vm_entry(attempt)
     return json.dumps(to_json(judgement)) if as_json else to_text(judgement)
 

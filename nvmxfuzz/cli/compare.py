@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nvmxfuzz.cli.comparing import Compared, compared, observation_text
@@ -14,7 +14,9 @@ from nvmxfuzz.cli.streams import complain
 from nvmxfuzz.cpu.judgement import Judgement
 from nvmxfuzz.cpu.vm_entry import vm_entry
 from nvmxfuzz.errors import InputError
-from nvmxfuzz.targets.registry import TARGETS
+from nvmxfuzz.machine.attempt import Attempt
+from nvmxfuzz.targets.base import Target
+from nvmxfuzz.targets.registry import all_targets
 
 _RULES = "python-model"
 
@@ -26,7 +28,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="the witnesses side by side",
         description="Run VM entries on the rules and on every target that is usable here, and "
         "say whether they agree, differ as is known, or differ without a known reason.",
-        epilog="Exit status: 1 if witnesses differ without a known reason, or a target died of it.",
+        epilog="Exit status: 1 if witnesses differ without a known reason, or a target died of it; "
+        "2 if a file is no case, or a target turns out not to be usable.",
     )
     command.add_argument("files", nargs="+", type=Path, metavar="FILE")
     command.add_argument("--json", action="store_true", help="one JSON object a line and file")
@@ -38,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     status = 0
     targets = [
         entry.make_isolated()
-        for entry in TARGETS.values()
+        for entry in all_targets().values()
         if entry.name != _RULES and not entry.usable()
     ]
     if not targets:
@@ -50,18 +53,32 @@ def run(args: argparse.Namespace) -> int:
             status = 2
             complain(str(error))
             continue
-        found = [compared(target, attempt) for target in targets]
-        if any(each.fails for each in found):
+        found, unusable = _compared(targets, attempt)
+        if unusable:
+            status = 2
+        elif any(each.fails for each in found):
             status = status or 1
         heading = f"{path}:\n" if len(args.files) > 1 else ""
         reply = _as_json if args.json else _as_text
-        print(("" if args.json else heading) + reply(vm_entry(attempt), found))
+        print(("" if args.json else heading) + reply(vm_entry(attempt), found, unusable))
     for target in targets:
         target.close()
     return status
 
 
-def _as_json(judgement: Judgement, found: Sequence[Compared]) -> str:
+def _compared(targets: Sequence[Target], attempt: Attempt) -> tuple[list[Compared], dict[str, str]]:
+    """Return what targets do, and of those that turn out not to be usable the sentence why."""
+    found: list[Compared] = []
+    unusable: dict[str, str] = {}
+    for target in targets:
+        try:
+            found.append(compared(target, attempt))
+        except InputError as error:
+            unusable[target.name] = str(error)
+    return found, unusable
+
+
+def _as_json(judgement: Judgement, found: Sequence[Compared], unusable: Mapping[str, str]) -> str:
     return json.dumps(
         {
             "rules": {
@@ -69,18 +86,22 @@ def _as_json(judgement: Judgement, found: Sequence[Compared]) -> str:
                 "unknown": list(judgement.unknown_names),
                 "permitted": [outcome.to_json() for outcome in judgement.permitted],
             },
-            "targets": {each.name: each.to_json() for each in found},
+            "targets": {
+                **{each.name: each.to_json() for each in found},
+                **{name: {"error": sentence} for name, sentence in unusable.items()},
+            },
         }
     )
 
 
-def _as_text(judgement: Judgement, found: Sequence[Compared]) -> str:
+def _as_text(judgement: Judgement, found: Sequence[Compared], unusable: Mapping[str, str]) -> str:
     lines = [f"rules: {_permitted(judgement)}"]
     for each in found:
         lines.append(observation_text(each.name, each.observation, each.end))
         if each.judgement.permitted != judgement.permitted:
             lines.append(f"    on its virtual processor: {_permitted(each.judgement)}")
         lines.append(f"    {_relation(each)}")
+    lines += [f"{name}: not usable: {sentence}" for name, sentence in unusable.items()]
     lines += _rule_by_rule(judgement, found)
     return "\n".join(lines)
 

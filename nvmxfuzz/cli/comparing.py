@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from nvmxfuzz.cpu.judgement import Judgement
 from nvmxfuzz.cpu.vm_entry import vm_entry
@@ -12,13 +12,19 @@ from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.outcome import ENTERED
 from nvmxfuzz.oracles import agreement, kvm_entry
 from nvmxfuzz.oracles.bochs_messages import rules_of
+from nvmxfuzz.oracles.kvm_loop import OnceFollowed
 from nvmxfuzz.oracles.kvm_witness import Once, on_virtual
-from nvmxfuzz.reports.observation_text import summary, to_text
+from nvmxfuzz.reports.observation_text import end_text, to_text
 from nvmxfuzz.targets.base import Observation, Target
 from nvmxfuzz.targets.registry import target_named
 
 if TYPE_CHECKING:
+    from nvmxfuzz.oracles.kvm_loop import Loop
     from nvmxfuzz.oracles.kvm_witness import Kvm
+    from nvmxfuzz.targets.passage import L1View
+
+_TOLD: Final = ("vm_exit_reason", "exit_qualification", "vm_instruction_error")
+"""Fields of the VMCS that say how VM entry ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,8 @@ def compared(target: Target, attempt: Attempt) -> Compared:
     """Run an attempt on a target and hold it against the rules."""
     if target_named(target.name).is_kvm:
         return _with_kvm(target, attempt)
+    if target_named(target.name).is_loop:
+        return _with_loop(target, attempt)
     judgement, seen = vm_entry(attempt), target.run(attempt)
     found = agreement.compare(judgement, seen, attempt)
     blames = rules_of(seen.messages) or ()
@@ -79,12 +87,47 @@ def _with_kvm(target: Target, attempt: Attempt) -> Compared:
     return Compared(target.name, judgement, seen, relation, found.known, (), found.message, end)
 
 
+def _with_loop(target: Target, attempt: Attempt) -> Compared:
+    """Hold what L1 sees against the rules of the processor that KVM offers it."""
+    loop = OnceFollowed(cast("Loop", target))
+    judgement = vm_entry(loop.virtual(attempt))
+    seen = loop.run(attempt)
+    if seen.status == "not-representable":
+        return Compared(target.name, judgement, seen, "none")
+    found = loop.compare(judgement, attempt, loop.follow(attempt))
+    relation = "unexplained" if found.relation == "missed" else found.relation
+    return Compared(target.name, judgement, seen, relation, found.known)
+
+
 def observation_and_end(target: Target, attempt: Attempt) -> tuple[Observation, Observation | None]:
-    """Return what a target does, and of a KVM whose software enters L2 what L1 sees in the end."""
-    seen = target.run(attempt)
-    if target_named(target.name).is_kvm and seen.outcome == ENTERED:
-        return seen, cast("Kvm", target).on_hardware(attempt)
-    return seen, None
+    """Return what a target does, and of a KVM whose software enters L2 what L1 sees in the end.
+
+    What no L1 can bring before KVM is not representable, as it is when witnesses are compared.
+    """
+    entry = target_named(target.name)
+    if entry.is_loop:
+        return OnceFollowed(cast("Loop", target)).run(attempt), None
+    if not entry.is_kvm:
+        return target.run(attempt), None
+    kvm = Once(cast("Kvm", target))
+    seen = kvm.run(attempt)
+    return seen, kvm.on_hardware(attempt) if seen.outcome == ENTERED else None
+
+
+def seen_by_l1(target: Target, attempt: Attempt) -> L1View | None:
+    """Return all that L1 finds after VM entry, of a KVM with a processor below it."""
+    if not target_named(target.name).is_loop:
+        return None
+    return OnceFollowed(cast("Loop", target)).follow(attempt).l1_after
+
+
+def view_text(view: L1View) -> str:
+    """Return for a reader what tells L1 how its VM entry ended."""
+    registers = dict(view.registers)
+    named = {name: registers[name] for name in ("rip", "rsp", "rflags", "cr0", "cr3", "cr4")}
+    fields = {name: view.vmcs.items()[name] for name in _TOLD}
+    told = ", ".join(f"{name} {value:#x}" for name, value in {**named, **fields}.items())
+    return f"    L1 finds {told}, its VMCS {'launched' if view.launched else 'clear'}"
 
 
 def observation_json(seen: Observation, end: Observation | None) -> dict[str, object]:
@@ -95,4 +138,4 @@ def observation_json(seen: Observation, end: Observation | None) -> dict[str, ob
 def observation_text(name: str, seen: Observation, end: Observation | None) -> str:
     """Return both for a reader."""
     text = to_text(name, seen)
-    return text if end is None else f"{text}\n    in the end: {summary(end)}"
+    return text if end is None else f"{text}\n{end_text(seen, end)}"

@@ -174,6 +174,7 @@ def _summary(plan: Plan, store: Store, last: Finished, tally: Tally, desk: Desk)
         deaths=tally.deaths,
         findings=tuple(desk.found),
         new=desk.new,
+        without_input=tuple(desk.without_input),
         store=shown,
         replay=(*command(), "replay", shown),
     )

@@ -21,7 +21,7 @@ from nvmxfuzz.cli.streams import complain
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.load import load_vector
 from nvmxfuzz.machine.outside import printable
-from nvmxfuzz.targets.registry import TARGETS
+from nvmxfuzz.targets.registry import all_targets
 from nvmxfuzz.triage.vectors import mismatches
 
 Again: TypeAlias = Callable[[], tuple[str, ...]]
@@ -142,6 +142,8 @@ def _case_again(file: Path, target: str | None) -> tuple[str, ...]:
 
 
 def _finding_again(stored: StoredFinding, target: str | None) -> tuple[str, ...]:
+    if not stored.text and not stored.data:
+        raise InputError(f"{stored.identity} cannot be run again: no input was saved")
     if not stored.text:
         return (f"it ended its worker: {stored.finding.message}",)
     case = load_vector(stored.text.encode(), stored.identity).case
@@ -158,7 +160,8 @@ def _finding_again(stored: StoredFinding, target: str | None) -> tuple[str, ...]
 
 def _target_of(stored: StoredFinding) -> str | None:
     """Return the second witness of a finding, if it is a target."""
-    return next((side for side in stored.finding.targets if side in TARGETS), None)
+    names = all_targets()
+    return next((side for side in stored.finding.targets if side in names), None)
 
 
 @cache

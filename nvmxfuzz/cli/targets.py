@@ -6,7 +6,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from nvmxfuzz.targets.registry import TARGETS
+from nvmxfuzz.errors import InputError
+from nvmxfuzz.targets.kvm_native.build.objects import find_object
+from nvmxfuzz.targets.registry import Entry, all_targets
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -22,7 +24,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Print a line or an object for each target."""
-    rows = [(entry, entry.usable()) for entry in TARGETS.values()]
+    rows = [(entry, entry.usable()) for entry in all_targets().values()]
     if args.json:
         replies = [
             {
@@ -30,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
                 "usable": not reason,
                 "reason": reason or None,
                 "sentence": entry.sentence,
+                "version": _version(entry) or None,
             }
             for entry, reason in rows
         ]
@@ -38,6 +41,17 @@ def run(args: argparse.Namespace) -> int:
     width = max(len(entry.name) for entry, _ in rows)
     for entry, reason in rows:
         print(f"{entry.name:{width}}  {'not usable' if reason else 'usable'}: {entry.sentence}")
-        if reason:
-            print(f"{'':{width}}  {reason}")
+        below = reason or _version(entry)
+        if below:
+            print(f"{'':{width}}  {below}")
     return 0
+
+
+def _version(entry: Entry) -> str:
+    """Return which version of a kernel is built, as in 6.12.117-1~deb12u1; "" if none is."""
+    if not entry.kernel:
+        return ""
+    try:
+        return find_object(entry.kernel).version
+    except InputError:
+        return ""

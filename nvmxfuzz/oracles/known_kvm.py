@@ -235,6 +235,6 @@ def tables_of(target: str) -> KvmTables:
 
 
 def entries_of(target: str) -> tuple[KvmDifference, ...]:
-    """Return the entries that are about a target."""
-    kernel = target.removeprefix("kvm-")
+    """Return the entries that are about a target: a kernel, or the model of one."""
+    kernel = target.removeprefix("kvm-").removeprefix("model-")
     return tuple(each for each in DIFFERENCES if not each.kernels or kernel in each.kernels)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final, Protocol
 
+from nvmxfuzz.arch.exit_reasons import ExitReason
 from nvmxfuzz.arch.fields import FIELDS
 from nvmxfuzz.cpu.judgement import Judgement
 from nvmxfuzz.cpu.vm_entry import CHAPTER, vm_entry
@@ -40,6 +41,25 @@ VMCS02_SOUND: Final = "entry.vmcs02-sound"
 EXIT_INFO: Final = "entry.exit-info"
 
 _ENTRY_EXIT: Final = frozenset({"vm_exit_reason", "exit_qualification"})
+_LOADED_INTO_VMCS12: Final = frozenset(
+    {
+        "guest_sysenter_cs",
+        "guest_sysenter_esp",
+        "guest_sysenter_eip",
+        "guest_ia32_debugctl",
+        "guest_ia32_pat",
+    }
+)
+"""Fields of vmcs12 into which KVM puts what a WRMSR of L2 writes, or the MSR-load list."""
+_SAVED_BY_KVM: Final = _LOADED_INTO_VMCS12 | {
+    *("guest_cr0", "guest_cr3", "guest_cr4", "guest_rsp", "guest_rip", "guest_rflags"),
+    *("guest_cs_ar_bytes", "guest_ss_ar_bytes", "guest_intr_status", "guest_linear_address"),
+    *("guest_interruptibility_info", "guest_activity_state", "vmx_preemption_timer_value"),
+    *("guest_pdptr0", "guest_pdptr1", "guest_pdptr2", "guest_pdptr3"),
+    *("vm_entry_controls", "guest_dr7", "guest_ia32_efer"),
+}
+"""What KVM saves after any VM exit of L2, also where it was a failed entry that the processor
+found: docs/findings/failed-entry-saves-state.md."""
 _MOST_NAMES: Final = 6
 
 
@@ -111,7 +131,8 @@ class OnceFollowed:
     def compare(self, judgement: Judgement, attempt: Attempt, passage: Passage) -> Comparison:
         """Compare what L1 sees to what the rules permit; what nothing explains is "missed"."""
         virtual, seen = self.virtual(attempt), passage.observation
-        software = not passage.entries and seen.outcome != ENTERED
+        asked = passage.entries or any(is_fail(each.outcome) for each in passage.dry_runs)
+        software = not asked and seen.outcome != ENTERED
         compared = compare_software if software else compare_end
         found = compared(judgement, seen, virtual, self.tables)
         if found.relation == "missed" and (known := _by_processor(passage)):
@@ -178,7 +199,11 @@ class _Loops:
         self, judgement: Judgement, attempt: Attempt, plain: Passage, dry: Passage
     ) -> Finding | None:
         compared = [self.of.compare(judgement, attempt, each) for each in (plain, dry)]
-        if all(each.relation != "missed" for each in compared):
+        died = [
+            each.observation.status == "died" and found.relation == "none"
+            for each, found in zip((plain, dry), compared, strict=True)
+        ]
+        if all(each.relation != "missed" for each in compared) and not any(died):
             return None
         ways = [_said(each) for each in (plain, dry)]
         said = f"without a dry run L1 sees {ways[0]}, with one {ways[1]}"
@@ -207,8 +232,11 @@ class _Loops:
             outcome, before, after = passage.outcome, passage.l1_before, passage.l1_after
             if outcome is None or outcome.kind != "exit" or before is None or after is None:
                 continue
+            known = _SAVED_BY_KVM if passage.entries else _known_to_load(outcome)
             changed = [
-                name for name in changed_fields(before.vmcs, after.vmcs) if name not in _ENTRY_EXIT
+                name
+                for name in changed_fields(before.vmcs, after.vmcs)
+                if name not in _ENTRY_EXIT and name not in known
             ]
             if before.launched != after.launched:
                 changed.append("launch state")
@@ -219,6 +247,11 @@ class _Loops:
                     EXIT_INFO, f"{who}: {changed[0]}", said + ", ".join(changed[:_MOST_NAMES])
                 )
         return None
+
+
+def _known_to_load(outcome: Outcome) -> frozenset[str]:
+    failed = outcome.number == ExitReason.MSR_LOAD_FAIL
+    return _LOADED_INTO_VMCS12 if failed else frozenset()
 
 
 def is_fail(outcome: Outcome) -> bool:

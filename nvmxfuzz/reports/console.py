@@ -31,7 +31,7 @@ class Summary:
 
     `points` is how many rules there are, called `noun`; `new` are those of the findings that the
     store did not have before. `replay` is the command that runs the findings in the store again,
-    in words that can be typed where the campaign was started.
+    in words that can be typed where the campaign was started; those `without_input` it cannot.
     """
 
     harness: str
@@ -48,6 +48,7 @@ class Summary:
     new: int
     store: str
     replay: tuple[str, ...]
+    without_input: tuple[str, ...] = ()
 
     @property
     def rate(self) -> int:
@@ -92,11 +93,16 @@ class Summary:
         if not self.findings:
             yield f"  replay        a finding would be run again by: {one} ID"
             return
+        for identity in self.without_input[:_LISTED]:
+            yield f"  no replay     {identity}: no input was saved"
+        again = [each for each in self.findings if each not in self.without_input]
+        if not again:
+            return
         yield "  replay        each finding is run again by its command:"
-        for identity in self.findings[:_LISTED]:
+        for identity in again[:_LISTED]:
             yield f"    {one} {identity}"
-        if len(self.findings) > _LISTED:
-            yield f"  and {len(self.findings) - _LISTED} more, all of them by:"
+        if len(again) > _LISTED:
+            yield f"  and {len(again) - _LISTED} more, all of them by:"
             yield f"    {shlex.join(self.replay)}"
 
 

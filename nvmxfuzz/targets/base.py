@@ -84,9 +84,9 @@ def not_representable(reason: str) -> Observation:
     return Observation("not-representable", reason=reason)
 
 
-def died(reason: str) -> Observation:
+def died(reason: str, messages: tuple[Message, ...] = ()) -> Observation:
     """Return that the attempt killed or hung the code it ran in."""
-    return Observation("died", reason=reason)
+    return Observation("died", reason=reason, messages=messages)
 
 
 class Target(Protocol):

@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.machine.attempt import Attempt
@@ -19,6 +19,7 @@ from nvmxfuzz.machine.memory import Memory
 from nvmxfuzz.machine.profile import Profile
 from nvmxfuzz.machine.vmcs import Vmcs
 from nvmxfuzz.targets.base import Observation, Target, died
+from nvmxfuzz.targets.passage import Passage
 
 SECONDS: Final = 10.0
 """How long an attempt may take, by default: some hundred thousand times what it does take."""
@@ -40,6 +41,7 @@ _ERRORS: Final = (
 
 _Rest: TypeAlias = tuple[Any, ...]
 """An attempt without its profile, in simple parts."""
+_Answer: TypeAlias = Observation | Profile | Passage
 
 
 class Isolated(Target):
@@ -72,18 +74,11 @@ class Isolated(Target):
 
     def _observe(self, method: str, attempt: Attempt) -> Observation:
         """Return what a method of the target makes of an attempt."""
-        rest = (
-            attempt.vmcs.__dict__,
-            attempt.processor,
-            attempt.memory.regions,
-            attempt.instruction,
-            attempt.launch_state,
-        )
-        seen = self._ask(method, attempt.profile, rest)
+        seen = self._ask(method, attempt.profile, _rest_of(attempt))
         assert isinstance(seen, Observation)
         return seen
 
-    def _ask(self, method: str, profile: Profile, rest: _Rest | None) -> Observation | Profile:
+    def _ask(self, method: str, profile: Profile, rest: _Rest | None) -> _Answer:
         child = self._child = self._child or _Child(self._make)
         try:
             child.connection.send((method, *child.number(profile), rest))
@@ -94,14 +89,14 @@ class Isolated(Target):
         except (EOFError, OSError):
             self._child = None
             return died(child.post_mortem())
-        if isinstance(answer, Observation | Profile):
+        if isinstance(answer, Observation | Profile | Passage):
             return answer
         self.close()
         raise answer
 
 
-class IsolatedKvm(Isolated):
-    """A KVM in a child process: it has a virtual processor, and one below it, as well."""
+class _OffersVirtual(Isolated):
+    """A KVM in a child process, which has a virtual processor as well."""
 
     def __init__(self, name: str, make: Callable[[], Target], seconds: float = SECONDS) -> None:
         super().__init__(name, make, seconds)
@@ -112,15 +107,45 @@ class IsolatedKvm(Isolated):
         found = self._virtual.get(profile)
         if found is None:
             answer = self._ask("virtual", profile, None)
-            found = profile if isinstance(answer, Observation) or answer == profile else answer
+            found = answer if isinstance(answer, Profile) and answer != profile else profile
             if len(self._virtual) == _MOST_PROFILES:
                 self._virtual.clear()
             self._virtual[profile] = found
         return found
 
+
+class IsolatedKvm(_OffersVirtual):
+    """A KVM in a child process: it has a processor below it as well."""
+
     def on_hardware(self, attempt: Attempt) -> Observation:
         """Return what L1 sees in the end, or what became of the child."""
         return self._observe("on_hardware", attempt)
+
+
+class IsolatedLoop(_OffersVirtual):
+    """A closed loop in a child process: attempts can be followed on their way through it."""
+
+    def follow(self, attempt: Attempt) -> Passage:
+        """Return what can be seen on the way, or what became of the child."""
+        return self._passage("follow", attempt)
+
+    def follow_dry(self, attempt: Attempt) -> Passage:
+        """Return the same where there is a dry run."""
+        return self._passage("follow_dry", attempt)
+
+    def _passage(self, method: str, attempt: Attempt) -> Passage:
+        seen = self._ask(method, attempt.profile, _rest_of(attempt))
+        return Passage(seen) if isinstance(seen, Observation) else cast("Passage", seen)
+
+
+def _rest_of(attempt: Attempt) -> _Rest:
+    return (
+        attempt.vmcs.__dict__,
+        attempt.processor,
+        attempt.memory.regions,
+        attempt.instruction,
+        attempt.launch_state,
+    )
 
 
 class _Child:

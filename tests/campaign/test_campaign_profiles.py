@@ -66,6 +66,6 @@ def test_a_campaign_on_kvm_keeps_to_its_virtual_processors(monkeypatch: pytest.M
         "entry.no-overreach",
         "kvm.survives",
     }
-    assert harness.oracles[-1].name == "entry.merged-enters"
+    assert "entry.merged-enters" in {oracle.name for oracle in harness.oracles}
     found = harness.decode(harness.encode(edited("penryn")))
     assert found.profile.name == "kvm-6.12-penryn"

@@ -97,6 +97,16 @@ def test_a_finding_that_ended_its_worker_is_not_run_here(run: Run, path: Path) -
     assert "it is no case" in err
 
 
+def test_a_finding_without_an_input_cannot_be_run_again(run: Run, path: Path) -> None:
+    with open_store(path) as store:
+        deadly = Finding(WORKER_LIVES, ("SIGSEGV",), ("a", "kvm-6.12"), "", "it ended")
+        campaign = store.begin_campaign("a", "random", 1, 0)
+        store.add_finding(campaign, "a", deadly, b"", "")
+    status, out, err = run("replay", path)
+    assert (status, out) == (2, "")
+    assert err == f"nvmxfuzz: {deadly.identity} cannot be run again: no input was saved\n"
+
+
 def test_a_harness_that_is_gone_is_one_sentence_and_the_others_are_run(
     run: Run, path: Path, tmp_path: Path
 ) -> None:

@@ -3,14 +3,19 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nvmxfuzz.cli import comparing
 from nvmxfuzz.cpu.vm_entry import vm_entry
+from nvmxfuzz.inputs.bases import base
 from nvmxfuzz.machine.attempt import Attempt
-from nvmxfuzz.targets.registry import TARGETS
+from nvmxfuzz.machine.outcome import ENTERED
+from nvmxfuzz.machine.profile import Profile, load_profile
+from nvmxfuzz.targets.base import Observation, Target, observed
+from nvmxfuzz.targets.registry import TARGETS, all_targets
 
 ROOT = Path(__file__).parents[2]
 VECTORS = ROOT / "corpus" / "vectors"
@@ -30,7 +35,7 @@ def test_targets_lists_each_with_its_state(run: Run) -> None:
     targets = {entry["name"]: entry for entry in json.loads(out)}
     assert status == 0
     assert targets["python-model"]["usable"] is True
-    assert targets.keys() == TARGETS.keys()
+    assert targets.keys() == all_targets().keys()
 
 
 def test_an_unknown_target_is_one_sentence(run: Run) -> None:
@@ -48,6 +53,41 @@ def test_a_target_of_vm_entries_is_refused_for_configs(run: Run) -> None:
     status, _, err = run("fuzz", "capability_config", "--target", "bochs")
     assert status == 2
     assert "vm_entry" in err
+
+
+class EnteringKvm(Target):
+    """A KVM that would enter whatever it is shown."""
+
+    name = "kvm-6.12"
+
+    def open(self, profile: Profile) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def run(self, _attempt: Attempt) -> Observation:
+        """Enter."""
+        return observed(ENTERED)
+
+    def on_hardware(self, _attempt: Attempt) -> Observation:
+        """Enter."""
+        return observed(ENTERED)
+
+    def virtual(self, profile: Profile) -> Profile:
+        """Return the profile."""
+        return profile
+
+
+def test_what_kvm_never_meets_is_not_representable_whoever_asks() -> None:
+    attempt = base("guest-64", load_profile("kvm-6.12-skylake-x"))
+    kvm = EnteringKvm()
+    assert comparing.observation_and_end(kvm, attempt) == (observed(ENTERED), observed(ENTERED))
+    unmet = replace(attempt, processor=replace(attempt.processor, cs_l=False))
+    seen, end = comparing.observation_and_end(kvm, unmet)
+    assert seen.status == "not-representable"
+    assert end is None
+    assert comparing.compared(kvm, unmet).observation == seen
 
 
 @needs_bochs

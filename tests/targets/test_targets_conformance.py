@@ -67,6 +67,9 @@ LEFT_TO_THE_PROCESSOR = {
 }
 """Those of which KVM's software alone says nothing, and who decides."""
 
+NEVER_MET_BY_KVM = ("not-in-vmx-operation", "compatibility-mode")
+"""Those that KVM says nothing of with a processor below it either."""
+
 
 def names_of_entries() -> list[str]:
     return list(TARGETS)
@@ -109,6 +112,10 @@ def test_it_has_the_name_it_is_registered_under(target: Target, entry: Entry) ->
 def test_known_outcomes(target: Target, entry: Entry, known: str) -> None:
     if entry.is_kvm and known in LEFT_TO_THE_PROCESSOR:
         return
+    if entry.is_loop and known in NEVER_MET_BY_KVM:
+        return
+    if entry.name == "kvm-model-4.20" and known == "host":
+        return  # it left the selectors of the host to the processor
     attempt, expected = KNOWN[known]
     seen = target.run(attempt)
     assert seen.outcomes == (expected,)

@@ -72,4 +72,6 @@ def test_a_death_leaves_the_profile_as_it_is(kvm: IsolatedKvm) -> None:
 
 
 def test_the_registry_knows_which_targets_are_kvm() -> None:
-    assert [name for name, entry in TARGETS.items() if entry.is_kvm] == ["kvm-6.1", "kvm-6.12"]
+    models = [f"kvm-model-{kernel}" for kernel in ("4.20", "5.18", "6.1", "6.12", "6.19")]
+    known = [name for name, entry in TARGETS.items() if entry.is_kvm]
+    assert known == ["kvm-6.1", "kvm-6.12", *models]

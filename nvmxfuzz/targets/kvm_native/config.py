@@ -61,7 +61,7 @@ def config_witness(target: str) -> KvmConfig:
     from nvmxfuzz.targets.kvm_native.library import Library
 
     built = find_object(kernel)
-    return KvmConfig(Library(built.path, built.symbols), kernel)
+    return KvmConfig(Library.of(built), kernel)
 
 
 class KvmConfig:

@@ -7,13 +7,15 @@ where the VM's memory does: beyond, KVM finds nothing at all.
 
 from __future__ import annotations
 
-import ctypes
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from nvmxfuzz.arch.events import Vector
 from nvmxfuzz.arch.exit_reasons import ExitReason
+from nvmxfuzz.arch.fields import FIELD_BY_NAME
 from nvmxfuzz.arch.registers import Rflags
+from nvmxfuzz.inputs.bases import base, default_base
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.memory import UNBACKED
 from nvmxfuzz.machine.outcome import (
@@ -30,22 +32,25 @@ from nvmxfuzz.targets.base import (
     Message,
     Observation,
     Target,
+    died,
     no_opinion,
     not_representable,
     observed,
 )
 from nvmxfuzz.targets.kvm_native import l1
+from nvmxfuzz.targets.kvm_native.below import Below
 from nvmxfuzz.targets.kvm_native.direct import Direct, Ran, l1_of
 from nvmxfuzz.targets.kvm_native.errors import IoctlError
 from nvmxfuzz.targets.kvm_native.hardware import hardware_of
-from nvmxfuzz.targets.kvm_native.judged import likeliest, refused
+from nvmxfuzz.targets.kvm_native.ioctl_numbers import EXIT_REASONS
 from nvmxfuzz.targets.kvm_native.library import Library
-from nvmxfuzz.targets.kvm_native.port import VMCALL, Answer, Answering, PortEntry, PortFailed
-from nvmxfuzz.targets.kvm_native.results import Check
+from nvmxfuzz.targets.kvm_native.looking import Looker, ends_of
+from nvmxfuzz.targets.kvm_native.port import FailedEntry, Script
+from nvmxfuzz.targets.kvm_native.results import CallResult, Check, Stopped
 from nvmxfuzz.targets.kvm_native.virtual import virtual_profile
 from nvmxfuzz.targets.kvm_native.vm import RAM, Fresh, fresh
-from nvmxfuzz.targets.kvm_native.vmcs02 import attempt_of
 from nvmxfuzz.targets.kvm_native.vmcs12 import Vmcs12Layout
+from nvmxfuzz.targets.passage import Passage
 
 _Regions: TypeAlias = tuple[tuple[int, bytes], ...]
 _MOST_READY: Final = 3
@@ -53,6 +58,15 @@ _MOST_READY: Final = 3
 _ENTRY_FAILURE: Final = 1 << 31
 _BASIC_REASON: Final = 0xFFFF
 _PENDING: Final = 0x100
+_VMLAUNCH_EXIT: Final = {
+    **l1.VMLAUNCH.writes(),
+    "guest_rip": 0x1000,
+    "guest_rsp": 0x7000,
+    "guest_pending_dbg_exceptions": 0,
+}
+"""What the exit that took L1's instruction to KVM left in vmcs01."""
+_DRY_RUN: Final = ("nested_early_check", "early_consistency_checks")
+"""What the module parameter is called that selects the dry run."""
 _RUNNABLE: Final = 0
 """KVM_MP_STATE_RUNNABLE."""
 
@@ -75,13 +89,28 @@ _BEYOND_KVM: Final = (
 class Seat:
     """KVM on a processor like `host`, with one vCPU in VMX operation."""
 
-    def __init__(self, library: Library, host: Profile, name: str) -> None:
-        """Load KVM; IoctlError if it refuses the processor. `name` is that of what L1 gets."""
+    def __init__(
+        self,
+        library: Library,
+        host: Profile,
+        name: str,
+        hardware: Target,
+        parameters: Mapping[str, int] | None = None,
+    ) -> None:
+        """Load KVM with module parameters; IoctlError if it refuses the processor.
+
+        `name` is that of what L1 gets, `hardware` a target that stands for the processor. Where
+        there is a dry run, it is not the first thing that vmcs02 is used for.
+        """
         self.host = host
         self._library = library
-        made = fresh(library, hardware_of(host), irqchip=True)
+        self._check_heap = library.prepare("nvmx_check_heap")
+        self._hardware = hardware
+        self._port = Below(hardware, host)
+        made = fresh(library, hardware_of(host), parameters, irqchip=True)
         l1.prepare(made.vcpu, made.vm.memory)
         self._layout = Vmcs12Layout(library)
+        self._ends = ends_of(self._layout)
         self._vcpu = made.vcpu
         self._memory = made.vm.memory
         self._direct = Direct(library, made.vcpu.address)
@@ -90,14 +119,44 @@ class Seat:
         made.discard()
         l1.prepare(made.vcpu, made.vm.memory)
         self._memory.write(0, bytes([UNBACKED]) * RAM)
+        self._has_dry_run = _has_dry_run(library)
+        self._settle()
         self._empty = made.keep()
         self._ready: dict[_Regions, Fresh] = {}
         self._before: _Regions | None = None
+
+    def _settle(self) -> None:
+        """Let L1 have run: what KVM makes at its first VM entry is there, not again each time."""
+        processor = base(default_base(self.virtual), self.virtual).processor
+        self._direct.reset_l1(l1_of(processor))
+        # The one way back to user space behind which nothing is left to be done.
+        self._vcpu.run(Script(FailedEntry(ExitReason.INVALID_STATE)))
+        self._vmcs01: int = self._library.functions.nvmx_vmcs(self._vcpu.address, 1)
+        for name, value in _VMLAUNCH_EXIT.items():
+            self._write(name, value)
+        if self._has_dry_run:
+            # As KVM_SET_NESTED_STATE of an L2 leaves it. KVM itself writes it only behind the dry
+            # run, which fails for that: docs/findings/dry-run-tsc-multiplier.md.
+            vmcs02 = self._library.functions.nvmx_vmcs(self._vcpu.address, 2)
+            encoding = FIELD_BY_NAME["tsc_multiplier"].encoding
+            read, write = (
+                getattr(self._library.functions, f"nvmx_vmcs_{verb}") for verb in ("read", "write")
+            )
+            write(vmcs02, encoding, read(self._vmcs01, encoding))
+
+    def _write(self, name: str, value: int) -> None:
+        """Set a field of vmcs01."""
+        encoding = FIELD_BY_NAME[name].encoding
+        self._library.functions.nvmx_vmcs_write(self._vmcs01, encoding, value)
 
     def leave(self) -> None:
         """Give back the memory of the seat, which is then of no use."""
         for made in (self._empty, *self._ready.values()):
             made.discard()
+
+    def check_heap(self) -> None:
+        """Look for damage in the memory that KVM has allocated; Stopped if there is some."""
+        self._check_heap()
 
     def beyond(self, attempt: Attempt) -> str:
         """Return why KVM cannot be shown an attempt, "" if it can."""
@@ -112,32 +171,75 @@ class Seat:
         return ""
 
     def enter(self, attempt: Attempt) -> Observation:
-        """Return what KVM's software makes of the attempt; Stopped if it does not return."""
-        reason = self.beyond(attempt)
-        if reason:
-            return not_representable(reason)
-        ran = self._run(attempt)
-        return self._observation(ran, self._messages())
+        """Return what KVM's software makes of the attempt; Stopped if it does not return.
 
-    def enter_on(self, attempt: Attempt, hardware: Target) -> Observation:
-        """Return what L1 sees where `hardware`, a processor like the host, executes vmcs02."""
+        Where KVM is told to make a dry run, the hardware has a say in it.
+        """
         reason = self.beyond(attempt)
         if reason:
             return not_representable(reason)
-        ran = self._run(attempt)
+        below = self._below() if self._has_dry_run else None
+        return self._by_software(self._make_ready(attempt), attempt, below)[0]
+
+    def enter_on(self, attempt: Attempt) -> Observation:
+        """Return what L1 sees where the hardware, a processor like the host, executes vmcs02."""
+        reason = self.beyond(attempt)
+        if reason:
+            return not_representable(reason)
+        return self._to_the_end(self._make_ready(attempt), attempt, self._below())
+
+    def follow(self, attempt: Attempt) -> Passage:
+        """Return the same, with all that L1 and L0 can see on the way there."""
+        reason = self.beyond(attempt)
+        if reason:
+            return Passage(not_representable(reason))
+        image = self._make_ready(attempt)
+        below = Below(self._hardware, self.host, keeps=True)
+        view = Looker(self._vcpu, self._layout, attempt)
+        l0_before = view.l0()
+        l1_before = view.l1(image)
+        seen = self._to_the_end(image, attempt, below)
+        if seen.status != "outcome":
+            # Of a VM that KVM has given up nothing can be asked any more.
+            return Passage(seen, tuple(below.asked))
+        ends = (l1_before, view.l1(), l0_before, view.l0())
+        return Passage(seen, tuple(below.asked), *ends)
+
+    def _below(self) -> Below:
+        self._port.renew()
+        return self._port
+
+    def _by_software(
+        self, image: bytes, attempt: Attempt, below: Below | None
+    ) -> tuple[Observation, bool]:
+        """Return what nested_vmx_run() comes to, and whether L2 is to run then."""
+        if below is not None and self._has_dry_run:
+            below.dry_run = True
+            below.connect(self._library, self._vcpu.address)
+        self._direct.run(image, attempt.instruction == "vmlaunch")
+        ran = self._direct.ran()
         messages = self._messages()
-        seen = self._observation(ran, messages)
-        if seen.outcome != ENTERED or ran.mp_state != _RUNNABLE:
-            # Where L2 halts at once, no processor executes anything.
+        if below is not None:
+            below.dry_run = False
+            if below.gave_up:
+                return replace(below.gave_up, messages=messages), False
+        # Where L2 halts at once, no processor executes anything.
+        return self._observation(ran, messages), ran.in_l2 and ran.mp_state == _RUNNABLE
+
+    def _to_the_end(self, image: bytes, attempt: Attempt, below: Below) -> Observation:
+        seen, runs = self._by_software(image, attempt, below)
+        if not runs:
             return seen
-        port = _Below(hardware, self.host)
         try:
-            self._vcpu.run(port)
+            self._vcpu.run(below)
         except IoctlError as error:
-            return Observation("died", reason=str(error), messages=messages + self._messages())
-        messages += self._messages()
-        if port.no_opinion:
-            return no_opinion(port.no_opinion, messages)
+            return died(str(error), seen.messages + self._messages())
+        except Stopped as stopped:
+            result = stopped.result
+            return died(result.sentence(), seen.messages + messages_of(result))
+        messages = seen.messages + self._messages()
+        if below.gave_up:
+            return replace(below.gave_up, messages=messages)
         end = self._end()
         if end is None:
             return no_opinion("KVM ends L2 for a reason of its own", messages)
@@ -156,21 +258,23 @@ class Seat:
             self._ready[regions] = self._empty.keep()
         self._before = regions
 
-    def _run(self, attempt: Attempt) -> Ran:
+    def _make_ready(self, attempt: Attempt) -> bytes:
+        """Make L1 what it is in the attempt; return the image of its vmcs12."""
         self._renew(attempt.memory.regions)
         processor = attempt.processor
         self._direct.reset_l1(l1_of(processor))
-        image = self._layout.pack(
+        # As the exit left it: KVM has it at hand, and reads it here only if it comes back.
+        self._write("guest_cr3", processor.cr3)
+        return self._layout.pack(
             attempt.vmcs, attempt.launch_state == "launched", processor.current_vmcs_is_shadow
         )
-        self._direct.run(image, attempt.instruction == "vmlaunch")
-        return self._direct.ran()
 
     def _observation(self, ran: Ran, messages: tuple[Message, ...]) -> Observation:
         if ran.in_l2:
             return observed(ENTERED, messages)
         if ran.value == 0:
-            return no_opinion(f"KVM leaves L1 to user space with reason {ran.exit_to_user}")
+            why = _exit_to_user(ran.exit_to_user)
+            return no_opinion(f"KVM leaves L1 to user space with {why}", messages)
         if ran.exception & _PENDING and ran.exception & 0xFF != Vector.DB:
             return observed(fault(ran.exception & 0xFF), messages)
         # With TF in L1 a #DB is pending behind an instruction that is done, as it is after VMfail.
@@ -186,47 +290,37 @@ class Seat:
 
         None if that is no end of a VM entry.
         """
-        image = ctypes.string_at(
-            self._library.functions.nvmx_cached_vmcs12(self._vcpu.address), self._layout.size
-        )
-        vmcs12 = self._layout.unpack(image)
-        exited = _exit(vmcs12.vm_exit_reason, vmcs12.exit_qualification)
+        vmcs12 = self._library.functions.nvmx_cached_vmcs12(self._vcpu.address)
+        reason, qualification, error = self._ends(vmcs12)
+        exited = _exit(reason, qualification)
         if exited is not None:
             return exited
-        if vmcs12.vm_exit_reason & _BASIC_REASON == ExitReason.VMCALL:
+        if reason & _BASIC_REASON == ExitReason.VMCALL:
             return ENTERED
-        return _failure(self._vcpu.get_regs().rflags, vmcs12.vm_instruction_error)
+        return _failure(self._vcpu.get_regs().rflags, error)
 
     def _messages(self) -> tuple[Message, ...]:
         reader = self._library.reader
         if not reader.words[reader.CHECKS] | reader.words[reader.WARNINGS]:
             return ()
-        result = self._library.result()
-        checks = (_check_message(check) for check in result.checks)
-        warnings = (Message(text, text) for text in (f"WARN {each}" for each in result.warnings))
-        return (*checks, *warnings)
+        return messages_of(self._library.result())
 
 
-class _Below(Answering):
-    """A target that judges what KVM runs for L2; in L1 nothing happens any more."""
+def messages_of(result: CallResult) -> tuple[Message, ...]:
+    """Return what KVM said in a call: the consistency checks that failed, and the warnings."""
+    checks = (_check_message(check) for check in result.checks)
+    warnings = (Message(text, text) for text in (f"WARN {each}" for each in result.warnings))
+    return (*checks, *warnings)
 
-    def __init__(self, target: Target, host: Profile) -> None:
-        super().__init__(self._entered)
-        self._target = target
-        self._host = host
-        self.no_opinion = ""
 
-    def _entered(self, entry: PortEntry) -> Answer:
-        if not entry.is_l2:
-            return l1.OUT
-        seen = self._target.run(attempt_of(entry, self._host))
-        if seen.status == "died":
-            raise PortFailed(f"{self._target.name} died: {seen.reason}")
-        if seen.status != "outcome":
-            self.no_opinion = f"{self._target.name}: {seen.status}: {seen.reason}"
-            return VMCALL
-        outcome = likeliest(seen.outcomes)
-        return VMCALL if outcome == ENTERED else refused(outcome)
+def _exit_to_user(reason: int) -> str:
+    name = EXIT_REASONS.get(reason)
+    return f"KVM_EXIT_{name.upper().replace('-', '_')}" if name else f"reason {reason}"
+
+
+def _has_dry_run(library: Library) -> bool:
+    parameters = library.parameters
+    return any(name in parameters and parameters[name].value != 0 for name in _DRY_RUN)
 
 
 def _failure(rflags: int, error: int) -> Outcome | None:

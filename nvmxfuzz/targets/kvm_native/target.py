@@ -7,24 +7,27 @@ L1 ("kvm-6.12-skylake-x"), which means KVM on the processor that is named last.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Final
 
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.profile import Profile, load_profile, profile_names
-from nvmxfuzz.targets.base import Observation, Target, died, not_representable
-from nvmxfuzz.targets.kvm_native.build.objects import find_object, usable
+from nvmxfuzz.targets.base import Message, Observation, Target, died, not_representable
+from nvmxfuzz.targets.kvm_native.build.objects import find_object, is_sound, usable
 from nvmxfuzz.targets.kvm_native.errors import IoctlError
 from nvmxfuzz.targets.kvm_native.library import Library
 from nvmxfuzz.targets.kvm_native.results import Stopped
-from nvmxfuzz.targets.kvm_native.seat import Seat
+from nvmxfuzz.targets.kvm_native.seat import Seat, messages_of
+from nvmxfuzz.targets.passage import Passage
 from nvmxfuzz.targets.python_model import PythonModel
 
 FAMILY: Final = "kvm"
 COVERAGE: Final = "coverage"
-_MOST_SEATS: Final = 8
-"""Processors that are kept ready. Each has up to four snapshots of some 5 MiB; there can be 64."""
+_MOST_SEATS: Final = 7
+"""Processors that are kept ready. Each has up to four snapshots of some 5 MiB; there can be 64, and
+two targets may share one object."""
 
 _MOST_OFFERED: Final = 64
 
@@ -35,11 +38,19 @@ class KvmTarget(Target):
     Without `hardware`, the rules are that processor.
     """
 
-    def __init__(self, kernel: str, hardware: Target | None = None, variant: str = "plain") -> None:
+    def __init__(
+        self,
+        kernel: str,
+        hardware: Target | None = None,
+        variant: str = "plain",
+        parameters: Mapping[str, int] | None = None,
+        load: Callable[[], Library] | None = None,
+    ) -> None:
+        """`parameters` are those of the modules; `load` gives the object, where it is shared."""
         self._kernel = kernel
-        self._variant = variant
         self._hardware = hardware or PythonModel()
-        self._library: Library | None = None
+        self._parameters = dict(parameters or {})
+        self._loaded = load or loader(kernel, variant)
         self._seats: dict[Profile, Seat | str] = {}
         # Comparing profiles costs more than a run: the last ones are known by identity.
         self._last: tuple[Profile, Seat | str] | None = None
@@ -59,20 +70,28 @@ class KvmTarget(Target):
         seat = self._seat(attempt.profile)
         if isinstance(seat, str):
             return not_representable(seat)
-        try:
-            return seat.enter(attempt)
-        except Stopped as stopped:
-            return died(stopped.result.sentence())
+        return _unharmed(seat, seat.enter, attempt)
 
     def on_hardware(self, attempt: Attempt) -> Observation:
         """Return what L1 sees in the end, where a processor executes what KVM would run."""
         seat = self._seat(attempt.profile)
         if isinstance(seat, str):
             return not_representable(seat)
+        return _unharmed(seat, seat.enter_on, attempt)
+
+    def follow(self, attempt: Attempt) -> Passage:
+        """Return the same as `on_hardware`, with all that can be seen on the way there."""
+        seat = self._seat(attempt.profile)
+        if isinstance(seat, str):
+            return Passage(not_representable(seat))
+        said: tuple[Message, ...] = ()
         try:
-            return seat.enter_on(attempt, self._hardware)
+            passage = seat.follow(attempt)
+            said = passage.observation.messages
+            seat.check_heap()
         except Stopped as stopped:
-            return died(stopped.result.sentence())
+            return Passage(_stopped(stopped, said))
+        return passage
 
     def virtual(self, profile: Profile) -> Profile:
         """Return the processor that KVM offers L1; `profile` itself if that is it.
@@ -115,33 +134,67 @@ class KvmTarget(Target):
         found = self._seats.get(profile)
         if found is None:
             if len(self._seats) == _MOST_SEATS:
-                self.close()
-            found = self._seats[profile] = self._take_seat(self._host(profile))
+                self._give_up_oldest()
+            found = self._seats[profile] = self._take_seat(self.host(profile))
         self._last = profile, found
         return found
 
-    def _host(self, profile: Profile) -> Profile:
+    def _give_up_oldest(self) -> None:
+        oldest = self._seats.pop(next(iter(self._seats)))
+        if isinstance(oldest, Seat):
+            oldest.leave()
+        self._last = None
+
+    def host(self, profile: Profile) -> Profile:
+        """Return the processor that a profile means: the one KVM runs on."""
         host = profile.name.removeprefix(f"{self.name}-")
         given = host != profile.name and host in profile_names()
         return load_profile(host) if given else profile
 
     def _take_seat(self, host: Profile) -> Seat | str:
         try:
-            return Seat(self._loaded(), host, f"{self.name}-{host.name}")
+            name = f"{self.name}-{host.name}"
+            return Seat(self._loaded(), host, name, self._hardware, self._parameters)
         except IoctlError as refused:
-            return f"KVM does not load on {host.name}: {refused}"
+            if refused.name != "insmod":
+                return f"KVM makes no vCPU on {host.name}: {refused}"
+            log = self._loaded().result().log
+            said = f' ("{log[-1].strip()}")' if log else ""
+            return f"KVM does not load on {host.name}: {refused}{said}"
 
-    def _loaded(self) -> Library:
-        if self._library is None:
-            built = find_object(self._kernel, self._variant)
-            self._library = Library(built.path, built.symbols)
-        return self._library
+
+def _unharmed(seat: Seat, enter: Callable[[Attempt], Observation], attempt: Attempt) -> Observation:
+    """Return what an attempt came to, which is that it died if KVM's memory is damaged then."""
+    said: tuple[Message, ...] = ()
+    try:
+        seen = enter(attempt)
+        said = seen.messages
+        seat.check_heap()
+    except Stopped as stopped:
+        return _stopped(stopped, said)
+    return seen
+
+
+def _stopped(stopped: Stopped, said: tuple[Message, ...]) -> Observation:
+    return died(stopped.result.sentence(), said + messages_of(stopped.result))
+
+
+def loader(kernel: str, variant: str = "plain") -> Callable[[], Library]:
+    """Return a function that loads KVM of a kernel when it is called first."""
+
+    @cache
+    def load() -> Library:
+        return Library.of(find_object(kernel, variant))
+
+    return load
 
 
 def with_coverage(name: str) -> KvmTarget | None:
-    """Return the target of that name that counts what KVM executes, None if it is not built."""
+    """Return the target of that name that counts what KVM executes, None if it is not there."""
     kernel = name.removeprefix(f"{FAMILY}-")
-    return None if usable(kernel, COVERAGE) else KvmTarget(kernel, variant=COVERAGE)
+    if usable(kernel, COVERAGE) or not is_sound(find_object(kernel, COVERAGE)):
+        return None
+    return KvmTarget(kernel, variant=COVERAGE)
 
 
 def available(kernel: str) -> str:

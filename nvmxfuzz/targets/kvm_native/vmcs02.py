@@ -7,8 +7,10 @@ The current VMCS is vmcs02 while KVM enters L2, and vmcs01 while it enters L1.
 from __future__ import annotations
 
 import ctypes
+import struct
 from collections.abc import Iterator
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final
 
 from nvmxfuzz.arch import msr
 from nvmxfuzz.arch.fields import FIELDS
@@ -25,6 +27,7 @@ _COUNT: Final = len(FIELDS)
 _Encodings: Final = ctypes.c_uint32 * _COUNT
 _Values: Final = ctypes.c_uint64 * _COUNT
 _ENCODINGS: Final = _Encodings(*(field.encoding for field in FIELDS))
+_PACKED: Final = struct.Struct(f"={_COUNT}Q")
 
 _SLOT: Final = 16
 """Size of an entry of an MSR list, in bytes."""
@@ -41,11 +44,19 @@ _SOMEWHERE: Final = 0x2000
 
 def vmcs_of(entry: PortEntry) -> Vmcs:
     """Return the current VMCS; fields that KVM never wrote are 0."""
+    return vmcs_at(entry.functions, entry.vmcs)
+
+
+def vmcs_at(functions: Any, vmcs_address: int) -> Vmcs:  # noqa: ANN401 # those of a Library
+    """Return the VMCS that nvmx_vmcs_read() knows by this address."""
     values = _Values()
-    entry.functions.nvmx_vmcs_read_many(
-        entry.vmcs, ctypes.byref(_ENCODINGS), ctypes.byref(values), _COUNT
+    functions.nvmx_vmcs_read_many(
+        vmcs_address, ctypes.byref(_ENCODINGS), ctypes.byref(values), _COUNT
     )
-    return Vmcs(dict(zip(_NAMES, values, strict=True)))
+    # Every field is there: what Vmcs() does for those that are not would cost as much again.
+    vmcs = object.__new__(Vmcs)
+    vmcs.__dict__.update(zip(_NAMES, _PACKED.unpack(values), strict=True))
+    return vmcs
 
 
 def attempt_of(entry: PortEntry, profile: Profile) -> Attempt:
@@ -58,10 +69,15 @@ def attempt_of(entry: PortEntry, profile: Profile) -> Attempt:
         profile=profile,
         vmcs=vmcs,
         processor=_processor(entry, vmcs),
-        memory=Memory.of(dict(_regions(entry, vmcs, profile))),
+        memory=_memory(entry, vmcs, profile),
         instruction="vmresume" if entry.resume else "vmlaunch",
         launch_state="launched" if entry.resume else "clear",
     )
+
+
+def _memory(entry: PortEntry, vmcs: Vmcs, profile: Profile) -> Memory:
+    regions = dict(_regions(entry, vmcs, profile))
+    return Memory.of(regions) if len(regions) > 1 else Memory(tuple(regions.items()))
 
 
 def _regions(entry: PortEntry, vmcs: Vmcs, profile: Profile) -> Iterator[tuple[int, bytes]]:
@@ -82,17 +98,31 @@ def _regions(entry: PortEntry, vmcs: Vmcs, profile: Profile) -> Iterator[tuple[i
 
 def _processor(entry: PortEntry, vmcs: Vmcs) -> Processor:
     functions = entry.functions
-    efer = _msr(entry, msr.MSR_EFER)
+    return _mode(
+        functions.nvmx_get_cr(0),
+        functions.nvmx_get_cr(3),
+        functions.nvmx_get_cr(4),
+        _msr(entry, msr.MSR_EFER),
+        functions.nvmx_get_rflags_if(),
+        _physical_address(entry, vmcs),
+        _msr(entry, msr.MSR_IA32_RTIT_CTL),
+    )
+
+
+@lru_cache(64)
+def _mode(  # noqa: PLR0917 # the key of the cache: KVM is in few modes
+    cr0: int, cr3: int, cr4: int, efer: int, rflags_if: int, current_vmcs: int, rtit_ctl: int
+) -> Processor:
     return Processor(
-        cr0=functions.nvmx_get_cr(0),
-        cr3=functions.nvmx_get_cr(3),
-        cr4=functions.nvmx_get_cr(4),
+        cr0=cr0,
+        cr3=cr3,
+        cr4=cr4,
         efer=efer,
-        rflags=Rflags.FIXED1 | functions.nvmx_get_rflags_if(),
+        rflags=Rflags.FIXED1 | rflags_if,
         cs_l=bool(efer & Efer.LMA),
         vmxon_pointer=_VMXON_REGION,
-        current_vmcs=_physical_address(entry, vmcs),
-        rtit_ctl=_msr(entry, msr.MSR_IA32_RTIT_CTL),
+        current_vmcs=current_vmcs,
+        rtit_ctl=rtit_ctl,
     )
 
 
