@@ -6,13 +6,17 @@ from __future__ import annotations
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 @contextmanager
 def memory_bound(size: int) -> Iterator[None]:
-    """Bound the address space to `size` bytes, as that of a worker is, for a while."""
+    """Bound the address space for a while: `size` bytes, as a worker has, beyond what is mapped.
+
+    What is mapped counts extra, since a kernel that was loaded before keeps a GiB for itself.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (within(size, soft), hard))
+    resource.setrlimit(resource.RLIMIT_AS, (within(_mapped() + size, soft), hard))
     try:
         yield
     finally:
@@ -22,3 +26,9 @@ def memory_bound(size: int) -> Iterator[None]:
 def within(size: int, limit: int) -> int:
     """Return `size`, or the limit if that is smaller."""
     return size if limit == resource.RLIM_INFINITY else min(size, limit)
+
+
+def _mapped() -> int:
+    """Return how many bytes of addresses this process uses."""
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+    return pages * resource.getpagesize()
