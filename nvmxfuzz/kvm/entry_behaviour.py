@@ -121,6 +121,8 @@ class EntryBehaviour:
     """An MSR list may have as many entries as IA32_VMX_MISC says."""
     hwcr_bits_together: bool
     """AMD's HWCR takes McStatusWrEn and TscFreqSel in any mixture, not McStatusWrEn alone."""
+    virtual_interrupts_wake: bool
+    """L2 does not halt if a virtual interrupt could be delivered at once."""
     windows_wake: bool
     """L2 does not halt if an interrupt window or NMI window would end it at once."""
 
@@ -175,6 +177,7 @@ _V5_18 = EntryBehaviour(
     missing_root=MissingRoot.BUG,
     limits_msr_lists=True,
     hwcr_bits_together=False,
+    virtual_interrupts_wake=False,
     windows_wake=True,
 )
 
@@ -226,6 +229,7 @@ _V6_12 = replace(
     missing_root=MissingRoot.DUMMY,
     ignores_freeze_in_smm=True,
     hwcr_bits_together=True,
+    virtual_interrupts_wake=True,
 )
 
 _V6_19 = replace(

@@ -6,12 +6,13 @@ vmx/nested.c; vcpu_run() and vmx_vcpu_run() as far as they run vmcs02 for the fi
 
 from __future__ import annotations
 
-from nvmxfuzz.arch.controls import Primary, VmEntry
-from nvmxfuzz.arch.events import Activity, InterruptionInfo, Vector
+from nvmxfuzz.arch.controls import Primary, Secondary, VmEntry
+from nvmxfuzz.arch.events import Activity, Interruptibility, InterruptionInfo, Vector
 from nvmxfuzz.arch.exit_reasons import ExitReason
 from nvmxfuzz.arch.instruction_errors import InstructionError
 from nvmxfuzz.arch.msr import MSR_EFER
 from nvmxfuzz.arch.registers import Cr0, Efer, Rflags
+from nvmxfuzz.kvm.check_values import nested_cpu_has2
 from nvmxfuzz.kvm.dry_run import nested_vmx_check_vmentry_hw, vmx_prepare_switch_to_guest
 from nvmxfuzz.kvm.entry_behaviour import MissingRoot, StashedCr3
 from nvmxfuzz.kvm.entry_run import (
@@ -69,6 +70,8 @@ from nvmxfuzz.machine.vmcs import Vmcs
 EVMCS_VERSION = 1
 _CONTROL_FIELD = int(InstructionError.ENTRY_INVALID_CONTROL_FIELD)
 _HOST_FIELD = int(InstructionError.ENTRY_INVALID_HOST_STATE_FIELD)
+_BLOCKING_INTERRUPTS = Interruptibility.BLOCKING_BY_STI | Interruptibility.BLOCKING_BY_MOV_SS
+_APIC_PROCPRI = 0xA0
 _INVALID_STATE = int(ExitReason.INVALID_STATE)
 _MSR_LOAD_FAIL = int(ExitReason.MSR_LOAD_FAIL)
 
@@ -210,7 +213,24 @@ def _enter_activity_state(vcpu: Vcpu, vmcs12: Vmcs) -> None:
             woken |= primary & Primary.NMI_WINDOW_EXITING
             if vmcs12.guest_rflags & Rflags.IF:
                 woken |= primary & Primary.INTERRUPT_WINDOW_EXITING
+        if vcpu.behaviour.virtual_interrupts_wake and vmx_has_nested_events(vcpu, vmcs12):
+            woken = 1
         vcpu.halted = not woken
+
+
+def vmx_has_nested_events(vcpu: Vcpu, vmcs12: Vmcs) -> bool:
+    """Whether RVI has a virtual interrupt that L2 takes; the timer's end is no part of an entry."""
+    page = vmcs12.virtual_apic_page_addr & ~0xFFF
+    blocked = vmcs12.guest_interruptibility_info & _BLOCKING_INTERRUPTS
+    if (
+        not nested_cpu_has2(vmcs12, Secondary.VIRTUAL_INTERRUPT_DELIVERY)
+        or blocked
+        or not vcpu.rflags & Rflags.IF
+        or not vcpu.memory.is_backed(page)
+    ):
+        return False
+    priority = vcpu.memory.read_int(page + _APIC_PROCPRI, 1) or 0
+    return vcpu.vmcs["guest_intr_status"] & 0xF0 > priority & 0xF0
 
 
 def nested_vmx_enter_non_root_mode(run: EntryRun) -> None:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
+from nvmxfuzz.cpu.judgement import Judgement
 from nvmxfuzz.inputs.bases import base
 from nvmxfuzz.inputs.case import EntryCase
-from nvmxfuzz.kvm.check_sites import SITES
+from nvmxfuzz.kvm.check_sites import SITES, text_digest
 from nvmxfuzz.kvm.entry_run import NestedEntry
 from nvmxfuzz.kvm.nested_enter import vm_entry
 from nvmxfuzz.kvm.nested_kvm import entry_request, nested_kvm
 from nvmxfuzz.machine.attempt import Attempt
-from nvmxfuzz.machine.outcome import ENTERED, exit_on_entry, fail_valid
+from nvmxfuzz.machine.outcome import ENTERED, Outcome, exit_on_entry, fail_valid
 from nvmxfuzz.machine.processor import NO_POINTER
 from nvmxfuzz.machine.profile import Profile, load_profile
 from nvmxfuzz.machine.vmcs import Vmcs
@@ -35,10 +35,11 @@ ADDRESS = "execution.io-bitmap-a.address"
 class Hardware:
     """A processor with one answer."""
 
-    def __init__(self, outcome: Any) -> None:
+    def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
 
-    def enter(self, attempt: Attempt) -> Any:
+    def enter(self, attempt: Attempt) -> Outcome:
+        """Give it."""
         del attempt
         return self.outcome
 
@@ -79,9 +80,9 @@ def texts_are_digests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kvm_model, "check_names", names)
 
 
-def changed(of: Both, **changes: Any) -> Both:
+def changed(of: Both, **changes: object) -> Both:
     assert isinstance(of.real, RealEntry)
-    return replace(of, real=replace(of.real, **changes))
+    return replace(of, real=replace(of.real, **changes))  # type: ignore[arg-type]
 
 
 def found(of: Both) -> list[str]:
@@ -98,7 +99,7 @@ def test_the_same_agrees(attempt: Attempt) -> None:
 
 
 @pytest.mark.parametrize("outcome", [ENTERED, fail_valid(7), exit_on_entry(33, 0)])
-def test_the_same_on_hardware_agrees(outcome: Any) -> None:
+def test_the_same_on_hardware_agrees(outcome: Outcome) -> None:
     assert compare(both(PLAIN, Hardware(outcome))).relation == "agreed"
 
 
@@ -130,7 +131,7 @@ def test_a_condition_around_a_condition_repeats_it() -> None:
 
 def test_a_check_too_many_is_found() -> None:
     site = text_of("execution.secondary.allowed")
-    assert found(changed(both(), checks=(site,))) == []  # nothing of it is known: no such trace
+    assert found(changed(both(), checks=(site,))) == [f"checks: {site[0]} {text_digest(site[1])}"]
 
 
 def test_a_warning_is_found() -> None:
@@ -187,15 +188,17 @@ class Witness:
         self.asked = 0
 
     def virtual(self, profile: Profile) -> Profile:
+        """Return the one that all attempts are on."""
         del profile
         return VIRTUAL
 
     def both(self, attempt: Attempt) -> Both | NoEntry:
+        """Return both sides, changed."""
         self.asked += 1
         return self.change(both(attempt))
 
 
-def no_judgement(*_: object) -> Any:
+def no_judgement(*_: object) -> Judgement:
     raise AssertionError
 
 
@@ -218,7 +221,7 @@ def test_an_l1_that_cannot_be_is_not_asked_about() -> None:
     impossible = replace(PLAIN, processor=replace(PLAIN.processor, efer=1 << 40))
     assert agreement(witness).check(EntryCase(impossible), no_judgement) is None
     assert witness.asked == 0
-    assert NO_POINTER != PLAIN.processor.current_vmcs
+    assert PLAIN.processor.current_vmcs != NO_POINTER
 
 
 def test_the_model_has_a_sentence_for_what_must_hold() -> None:

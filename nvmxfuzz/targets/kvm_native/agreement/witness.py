@@ -236,7 +236,9 @@ class EntryWitness:
         for address, data in launch.memory:
             loaded.made.vm.memory.write(address, data)
         loaded.direct.reset_l1(l1_of(launch.processor))
-        loaded.write(1, {**_VMLAUNCH_EXIT, "guest_cr3": launch.processor.cr3})
+        # Without EPT it is the root of KVM's own page tables that L1 has run on.
+        cr3 = {"guest_cr3": launch.processor.cr3} if loaded.kvm.params.ept else {}
+        loaded.write(1, {**_VMLAUNCH_EXIT, **cr3})
         before = loaded.read(1)
         apic_base, misc_enable = loaded.made.vcpu.get_msrs((msr.MSR_IA32_APICBASE, _MISC_ENABLE))
         nested = self._nested
@@ -311,9 +313,11 @@ class EntryWitness:
             left = str(loaded.made.vcpu.run(_Connected()))
         except IoctlError:
             left = VM_BUGGED
-        entered = self._l2_ran
-        checks, warnings = ((), 0) if entered else self._traces()
+        checks, warnings = self._traces()
         outcome, died = self._end(loaded, left)
+        entered = outcome == ENTERED
+        if entered:
+            checks, warnings = (), 0
         return replace(
             real,
             outcome=outcome,
@@ -338,6 +342,9 @@ class EntryWitness:
         if vmcs12.vm_exit_reason & _ENTRY_FAILURE:
             number = vmcs12.vm_exit_reason & _BASIC_REASON
             return exit_on_entry(number, vmcs12.exit_qualification), ""
+        if vmcs12.vm_exit_reason:
+            # L2 was to halt, or its timer had run out: KVM has ended it without a VM entry.
+            return ENTERED, ""
         if loaded.made.vcpu.get_regs().rflags & Rflags.ZF:
             return fail_valid(vmcs12.vm_instruction_error), ""
         return None, left
