@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from random import Random
 from time import perf_counter
@@ -21,7 +21,10 @@ from typing import Final
 
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.kvm.check_sites import OUTER_SITES, SITES
+from nvmxfuzz.kvm.nested_enter import vm_entry
+from nvmxfuzz.machine.profile import DEFAULT_PROFILE, load_profile
 from nvmxfuzz.oracles.kvm_model import Both, NoEntry, compare, ending
+from nvmxfuzz.targets.kvm_native.agreement.configuration import Configuration
 from nvmxfuzz.targets.kvm_native.agreement.random_case import random_configuration, random_launch
 from nvmxfuzz.targets.kvm_native.agreement.witness import EntryWitness, entry_witness
 from nvmxfuzz.targets.kvm_native.errors import IoctlError
@@ -31,6 +34,7 @@ ENTRIES = 20_000
 KERNELS = "6.1,6.12"
 OF_ONE_CONFIGURATION: Final = 200
 """How many VM entries one vCPU makes, if nothing ends its life before."""
+MODEL_ROUNDS: Final = 10
 SHOWN: Final = 40
 TOLD: Final = 100_000
 
@@ -137,6 +141,21 @@ def report(kernel: str, tally: Tally, seconds: float) -> None:
     print(f"  {tally.entries / seconds:,.0f} entries a second", flush=True)
 
 
+def report_model(real: EntryWitness) -> None:
+    """Print how fast the model is alone, on requests of one life."""
+    source = Random(1)
+    real.configure(Configuration(load_profile(DEFAULT_PROFILE)))
+    launches = [
+        random_launch(source, real.kvm, real.capabilities) for _ in range(OF_ONE_CONFIGURATION)
+    ]
+    requests = [real.enter(replace(launch, answers=())).request for launch in launches]
+    begin = perf_counter()
+    for request in requests * MODEL_ROUNDS:
+        vm_entry(real.kvm, request)
+    seconds = perf_counter() - begin
+    print(f"  the model alone: {len(requests) * MODEL_ROUNDS / seconds:,.0f} entries a second")
+
+
 def main() -> int:
     """Run each kernel on as many entries."""
     given = sys.argv[1:]
@@ -149,6 +168,7 @@ def main() -> int:
         begin = perf_counter()
         tally = run(real, int(count), seed)
         report(kernel, tally, perf_counter() - begin)
+        report_model(real)
         wrong |= bool(tally.different) or "stopped" in tally.relations
     return 1 if wrong else 0
 

@@ -23,6 +23,13 @@ def memory_bound(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
+def bound_memory(size: int) -> None:
+    """Bound the address space from now on, likewise."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = within(_mapped() + size, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
 def within(size: int, limit: int) -> int:
     """Return `size`, or the limit if that is smaller."""
     return size if limit == resource.RLIM_INFINITY else min(size, limit)

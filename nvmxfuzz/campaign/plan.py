@@ -28,8 +28,8 @@ class Plan:
     """One harness, one engine, one seed, and where to stop; None is no limit.
 
     `case_seconds` is how long one input may take before the worker counts as hung, `memory` the
-    address space of a worker in bytes, `seeds` the encoded inputs to begin with, `target` the name
-    of a second witness.
+    address space of a worker in bytes, beyond what its witnesses take, `seeds` the encoded inputs
+    to begin with, `target` the name of a second witness.
     """
 
     file: Path

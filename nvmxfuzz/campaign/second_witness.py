@@ -124,6 +124,7 @@ def _with_loop(harness: Harness, target: Target) -> Harness:
 
 
 def _profiles_of(kvm: str) -> tuple[str, ...]:
-    """Return the profiles that a KVM offers L1, the one on the usual processor first."""
-    own = (name for name in profile_names() if name.startswith(f"{kvm}-"))
+    """Return the profiles that a KVM, or the model of one, offers L1; the usual processor first."""
+    kernel = kvm.removeprefix("kvm-").removeprefix("model-")
+    own = (name for name in profile_names() if name.startswith(f"kvm-{kernel}-"))
     return tuple(sorted(own, key=lambda name: (not name.endswith(f"-{DEFAULT_PROFILE}"), name)))

@@ -19,7 +19,7 @@ from nvmxfuzz.campaign.engines import engine_named
 from nvmxfuzz.campaign.events import WorkerEvent, to_line
 from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.campaign.last_input import LastInput
-from nvmxfuzz.campaign.memory import within
+from nvmxfuzz.campaign.memory import bound_memory
 from nvmxfuzz.campaign.second_witness import with_target
 from nvmxfuzz.campaign.session import Session
 from nvmxfuzz.campaign.settings import Settings, settings_from
@@ -41,7 +41,7 @@ def main(harness: Harness) -> None:
 
 def work(harness: Harness, settings: Settings) -> None:
     """Do a worker's part of a campaign, then end the process with status 0."""
-    _prepare(settings)
+    _prepare()
     last_input = LastInput(Path(settings.last_input))
 
     def send(event: WorkerEvent) -> None:
@@ -50,6 +50,8 @@ def work(harness: Harness, settings: Settings) -> None:
     # In this very process: a worker's death is a finding with its last input.
     steered = settings.engine == "atheris" and not settings.replay
     harness = with_target(harness, settings.target, isolated=False, covered=steered)
+    # A witness that is a kernel has taken a GiB of addresses by now, which is not the cases' fault.
+    bound_memory(settings.memory)
     session = Session(harness, settings, send, last_input)
     signal.signal(signal.SIGTERM, lambda *_: session.stop())
     if settings.replay:
@@ -67,12 +69,9 @@ def leave(session: Session) -> None:
     os._exit(0)
 
 
-def _prepare(settings: Settings) -> None:
-    """Bound the memory, leave Ctrl-C to the parent, and die with it."""
+def _prepare() -> None:
+    """Leave Ctrl-C to the parent, and die with it; a core dump is of no use."""
     faulthandler.enable()
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    memory = within(settings.memory, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

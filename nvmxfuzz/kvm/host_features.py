@@ -19,7 +19,6 @@ _BASE = frozenset({"VME", "DE", "PSE", "TSC", "PAE", "MCE", "PGE", "FXSR", "XMM"
 
 _BY_CR4 = (
     (Cr4.UMIP, "UMIP"),
-    (Cr4.LA57, "LA57"),
     (Cr4.SMXE, "SMX"),
     (Cr4.FSGSBASE, "FSGSBASE"),
     (Cr4.PCIDE, "PCID"),

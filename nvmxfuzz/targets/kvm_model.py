@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from nvmxfuzz.errors import InputError
-from nvmxfuzz.kvm.entry_run import TRIPLE_FAULT, NestedEntry
+from nvmxfuzz.kvm.entry_run import INTERNAL_ERROR, TRIPLE_FAULT, VM_BUGGED, NestedEntry
 from nvmxfuzz.kvm.hardware import Hardware
 from nvmxfuzz.kvm.nested_enter import vm_entry
 from nvmxfuzz.kvm.nested_exit import FAILED_VMENTRY
@@ -36,8 +36,14 @@ from nvmxfuzz.targets.kvm_native.judged import likeliest
 from nvmxfuzz.targets.python_model import PythonModel
 
 FAMILY: Final = "kvm-model"
-WARNING: Final = "WARN "
+WARNING: Final = "WARN arch/x86/kvm/vmx/nested.c:"
 """What a message of a WARN begins with; the others are checks of the model that failed."""
+
+_GIVES_UP: Final = {
+    INTERNAL_ERROR: "KVM leaves L1 to user space",
+    VM_BUGGED: "KVM_RUN: EIO",
+}
+"""How the targets that are KVM itself begin to say the same."""
 
 _MOST: Final = 64
 _BASIC_REASON: Final = 0xFFFF
@@ -165,7 +171,8 @@ def _observation(entry: NestedEntry) -> Observation:
     messages += tuple(Message(f"{WARNING}{name}", f"{WARNING}{name}") for name in entry.warnings)
     outcome = entry.outcome or _before_abort(entry)
     if outcome is None:
-        return no_opinion(f"KVM gives up: {entry.died} ({entry.check})", messages)
+        said = _GIVES_UP.get(entry.died, "KVM gives up")
+        return no_opinion(f"{said}: {entry.died} ({entry.check})", messages)
     return observed(outcome, messages)
 
 

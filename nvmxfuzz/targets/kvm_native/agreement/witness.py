@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from nvmxfuzz.arch import msr
+from nvmxfuzz.arch.controls import VmEntry
 from nvmxfuzz.arch.events import InterruptionInfo, Vector
 from nvmxfuzz.arch.exit_reasons import ExitReason
 from nvmxfuzz.arch.fields import FIELD_BY_NAME
@@ -381,7 +382,9 @@ class EntryWitness:
         return self._layout.unpack(ctypes.string_at(place, self._layout.size))
 
     def _keep(self, model: NestedEntry, real: RealEntry) -> None:
-        if real.died or model.died or real.tsc_written or real.apic_written:
+        # Without the controls for EFER there is a list of MSRs; no VMCS tells its length for sure.
+        lists_efer = not self.kvm.config.vmentry_ctrl & VmEntry.LOAD_IA32_EFER
+        if real.died or model.died or real.tsc_written or real.apic_written or lists_efer:
             self.renew()
         else:
             self._nested = replace(model.nested, dirty_vmcs12=True)
