@@ -238,3 +238,18 @@ def test_bochs_stands_for_what_it_can(kernel: str) -> None:
         assert loop.run(beyond).status == "not-representable"
         assert loop.follow(beyond).observation.status == "not-representable"
         assert fired(loop, beyond) == set()
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "6.12"])
+def test_what_l1_put_into_its_vmcs_stays_whatever_it_looks_like(kernel: str) -> None:
+    """The memory of KVM's VMs begins at bit 45, which is an address that L1 may well have."""
+    entry = TARGETS[f"kvm-{kernel}+rules"]
+    if entry.usable():
+        pytest.skip(entry.usable())
+    plain = base("guest-64", load_profile(f"kvm-{kernel}-skylake-x"))
+    vmcs = plain.vmcs.replace({"guest_rflags": 0xA, "host_fs_base": 1 << 45})
+    with entry.make() as loop:
+        assert isinstance(loop, KvmLoop)
+        passage = loop.follow(replace(plain, vmcs=vmcs))
+    assert passage.l1_after is not None
+    assert passage.l1_after.vmcs.host_fs_base == 1 << 45

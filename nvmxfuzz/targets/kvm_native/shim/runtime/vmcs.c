@@ -78,6 +78,7 @@ unsigned long shim_vmread(unsigned long field)
 #define HOST_NATURAL 0x6c00	/* host-state fields of natural width */
 #define DIRECT_MAP 0xffff888000000000ull
 #define MODULES 0xffffffffc0000000ull
+#define SHADOW (1u << 31)	/* in the first word of a VMCS region */
 
 /* Addresses in the host state look like a kernel's, and are the same in each process. */
 static uint64_t kernel_address(uint64_t value)
@@ -95,7 +96,8 @@ void shim_vmwrite(unsigned long field, unsigned long value)
 {
 	uint32_t index = must_have(field);
 
-	if ((field & HOST_NATURAL) == HOST_NATURAL)
+	/* What KVM puts into a shadow VMCS is L1's, whatever it looks like. */
+	if ((field & HOST_NATURAL) == HOST_NATURAL && !(*(uint32_t *)current & SHADOW))
 		value = kernel_address(value);
 	write_field(current, index, field, value);
 }
