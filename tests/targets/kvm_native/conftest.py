@@ -23,7 +23,7 @@ from nvmxfuzz.targets.kvm_native.build.objects import BuiltObject, find_object, 
 from nvmxfuzz.targets.kvm_native.hardware import hardware_of
 from nvmxfuzz.targets.kvm_native.library import Library
 from nvmxfuzz.targets.kvm_native.port import Answer, Script
-from nvmxfuzz.targets.kvm_native.vcpu import offered
+from nvmxfuzz.targets.kvm_native.vcpu import Vcpu, offered
 from nvmxfuzz.targets.kvm_native.vm import Fresh, fresh
 
 KERNELS = ("6.1", "6.12")
@@ -117,12 +117,19 @@ class Hypervisor:
 
 @pytest.fixture
 def hypervisor(new_machine: NewMachine) -> Callable[..., Hypervisor]:
-    """Return a function that makes L1 ready for VMLAUNCH: edits of vmcs12, module parameters."""
+    """Return a function that makes L1 ready for VMLAUNCH: edits of vmcs12, module parameters.
+
+    `change` has the vCPU before L1 does anything.
+    """
 
     def make(
-        edits: Mapping[str, int] | None = None, profile: str = "skylake-x", **parameters: int
+        edits: Mapping[str, int] | None = None,
+        profile: str = "skylake-x",
+        change: Callable[[Vcpu], None] = lambda _: None,
+        **parameters: int,
     ) -> Hypervisor:
         machine = new_machine(profile, **{"enable_shadow_vmcs": 0} | parameters)
+        change(machine.vcpu)
         return Hypervisor(machine, virtual_processor(machine), edits or {})
 
     return make
