@@ -39,8 +39,6 @@ _MSRS: Final = (
 _CLOCKS: Final = frozenset({msr.MSR_IA32_TSC})
 _MOST_LISTED: Final = 32
 _SLOT: Final = 16
-_DR7_FIXED: Final = 0x400
-"""What reads as 1 in DR7, whatever is written to it."""
 _OWN_MSRS: Final = {"efer": msr.MSR_EFER, "pat": msr.MSR_IA32_CR_PAT}
 
 
@@ -68,7 +66,7 @@ class Looker:
         names = {vmcs01: "vmcs01", vmcs02: "vmcs02"}
         registers = (
             *((f"cr{number}", functions.nvmx_get_cr(number)) for number in (0, 3, 4)),
-            ("dr7", functions.nvmx_get_dr(7) | _DR7_FIXED),
+            ("dr7", functions.nvmx_get_dr(7)),
             ("rflags.if", functions.nvmx_get_rflags_if()),
             *((name, self._library.get_msr(index) or 0) for name, index in _OWN_MSRS.items()),
         )

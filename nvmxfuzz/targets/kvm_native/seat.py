@@ -67,6 +67,8 @@ _VMLAUNCH_EXIT: Final = {
 """What the exit that took L1's instruction to KVM left in vmcs01."""
 _DRY_RUN: Final = ("nested_early_check", "early_consistency_checks")
 """What the module parameter is called that selects the dry run."""
+_BREAKPOINT: Final = 0x602
+"""DR7 of a host with one breakpoint, as the kernel enables it; each VM exit disables it."""
 _RUNNABLE: Final = 0
 """KVM_MP_STATE_RUNNABLE."""
 
@@ -195,6 +197,7 @@ class Seat:
             return Passage(not_representable(reason))
         image = self._make_ready(attempt)
         below = Below(self._hardware, self.host, keeps=True)
+        self._library.functions.nvmx_set_dr(7, _BREAKPOINT)
         view = Looker(self._vcpu, self._layout, attempt)
         l0_before = view.l0()
         l1_before = view.l1(image)

@@ -21,8 +21,10 @@ from nvmxfuzz.oracles.kvm_loop import loop_oracles
 from nvmxfuzz.targets.base import Observation, Target, no_opinion, not_representable, observed
 from nvmxfuzz.targets.bochs import wheel
 from nvmxfuzz.targets.kvm_native import l1
+from nvmxfuzz.targets.kvm_native import loop as loop_module
 from nvmxfuzz.targets.kvm_native.build.objects import BuiltObject
 from nvmxfuzz.targets.kvm_native.judged import OnTarget
+from nvmxfuzz.targets.kvm_native.library import Library
 from nvmxfuzz.targets.kvm_native.loop import KvmLoop, on_bochs
 from nvmxfuzz.targets.kvm_native.port import VMCALL
 from nvmxfuzz.targets.python_model import PythonModel
@@ -174,6 +176,50 @@ def test_a_fault_of_the_processor_is_found(
 ) -> None:
     with KvmLoop(kernel, Planted(fault), "planted") as loop:
         assert expected in fired(loop, PLAIN)
+
+
+def forgets_the_breakpoint(library: Library) -> None:
+    """Take the kernel's note of it as well, by which KVM knows what to put back."""
+    library.functions.nvmx_set_dr(7, 0)
+
+
+def leaves_interrupts_off(library: Library) -> None:
+    """Do what no VMfail does: KVM enables them again behind a VM exit alone."""
+    library.functions.nvmx_set_rflags_if(0)
+
+
+@pytest.mark.parametrize(
+    ("harm", "fields", "register"),
+    [
+        (forgets_the_breakpoint, {}, "dr7"),
+        (forgets_the_breakpoint, {"guest_rflags": 0xA}, "dr7"),
+        (leaves_interrupts_off, LATE, "rflags.if"),
+    ],
+)
+def test_what_the_host_does_not_get_back_is_found(
+    kernel: str,
+    library: Library,
+    monkeypatch: pytest.MonkeyPatch,
+    harm: Callable[[Library], None],
+    fields: dict[str, int],
+    register: str,
+) -> None:
+    monkeypatch.setattr(loop_module, "loader", lambda _: lambda: library)
+
+    def fault(attempt: Attempt) -> Observation | None:
+        if is_dry(attempt):
+            harm(library)
+        return None
+
+    with KvmLoop(kernel, Planted(fault), "planted") as loop:
+        passage = loop.follow_dry(edited(**fields))
+        assert passage.l0_before is not None
+        assert passage.l0_after is not None
+        before, after = dict(passage.l0_before.registers), dict(passage.l0_after.registers)
+        assert {name for name in before if before[name] != after[name]} == {register}
+        assert "entry.host-restored" in fired(loop, edited(**fields))
+    with KvmLoop(kernel, PythonModel(), "rules") as loop:
+        assert "entry.host-restored" not in fired(loop, edited(**fields))
 
 
 def test_a_processor_without_an_answer(kernel: str) -> None:

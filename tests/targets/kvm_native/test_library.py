@@ -287,3 +287,20 @@ def test_what_cannot_be_loaded_is_told(tmp_path_factory: pytest.TempPathFactory)
     path.write_bytes(b"\x7fELF and no more")
     with pytest.raises(InputError, match=r"the built object libkvm\.so cannot be loaded"):
         Library(path)
+
+
+def test_debug_registers_and_the_interrupt_flag_of_the_host(library: Library) -> None:
+    functions = library.functions
+    assert (functions.nvmx_get_dr(7), functions.nvmx_get_rflags_if()) == (0x400, 0x200)
+    for number in (0, 6, 7):
+        functions.nvmx_set_dr(number, 0x202)
+        # Bit 10 of DR7 reads as 1.
+        assert functions.nvmx_get_dr(number) == (0x602 if number == 7 else 0x202)
+    for number in (-1, 8):
+        functions.nvmx_set_dr(number, 0x202)
+        assert functions.nvmx_get_dr(number) == 0
+    for on in (0, 1):
+        functions.nvmx_set_rflags_if(on)
+        assert functions.nvmx_get_rflags_if() == (0x200 if on else 0)
+    library.restore()
+    assert (functions.nvmx_get_dr(0), functions.nvmx_get_dr(7)) == (0, 0x400)

@@ -114,7 +114,9 @@ NVMX_API void nvmx_set_cpuid(const struct nvmx_cpuid *table, nvmx_u32 count);	/*
 NVMX_API nvmx_u64 nvmx_get_cr(int number);
 NVMX_API void nvmx_set_cr(int number, nvmx_u64 value);
 NVMX_API nvmx_u64 nvmx_get_dr(int number);
+NVMX_API void nvmx_set_dr(int number, nvmx_u64 value);	/* DR7: the host's breakpoints as well */
 NVMX_API nvmx_u64 nvmx_get_rflags_if(void);	/* 0x200 or 0 */
+NVMX_API void nvmx_set_rflags_if(int on);
 NVMX_API void nvmx_set_tsc(nvmx_u64 value);	/* what RDTSC counts on from */
 
 /* [guarded] boot_cpu_data from CPUID; family, model, stepping as in /proc/cpuinfo */

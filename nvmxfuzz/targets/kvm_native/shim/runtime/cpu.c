@@ -12,6 +12,7 @@
 #define MSRS 2048		/* a power of two, twice what is expected at most */
 #define LEAVES 256
 #define TSC_STEP 1000		/* cycles between two reads */
+#define DR7_FIXED 0x400		/* reads as 1 whatever is written */
 
 struct msr { uint32_t index, present; uint64_t value; };
 
@@ -23,7 +24,8 @@ static uint32_t leaf_count;
 
 /* PE MP ET NE WP AM PG; CR4 as a 64-bit kernel has it */
 static uint64_t control[9] = { [0] = 0x80050033, [3] = 0x1000, [4] = 0x3606f0 };
-static uint64_t debug[8] = { [6] = 0xffff0ff0, [7] = 0x400 };
+static uint64_t debug[8] = { [6] = 0xffff0ff0, [7] = DR7_FIXED };
+unsigned long cpu_dr7;		/* the kernel's own note: DR7 with the host's breakpoints */
 static uint64_t tsc = 1000000000;
 unsigned long shim_interrupts = 0x200;
 
@@ -182,7 +184,19 @@ unsigned long shim_read_dr(int number)
 
 void shim_write_dr(int number, unsigned long value)
 {
-	debug[number & 7] = value;
+	debug[number & 7] = number == 7 ? value | DR7_FIXED : value;
+}
+
+/* What KVM calls on its way out of a guest where the host has breakpoints. */
+void hw_breakpoint_restore(void)
+{
+	shim_write_dr(7, cpu_dr7);
+}
+
+void cpu_vm_exit(void)
+{
+	shim_write_dr(7, 0);
+	shim_interrupts = 0;
 }
 
 nvmx_u64 nvmx_get_dr(int number)
@@ -190,9 +204,23 @@ nvmx_u64 nvmx_get_dr(int number)
 	return number >= 0 && number <= 7 ? debug[number] : 0;
 }
 
+void nvmx_set_dr(int number, nvmx_u64 value)
+{
+	if (number < 0 || number > 7)
+		return;
+	shim_write_dr(number, value);
+	if (number == 7)
+		cpu_dr7 = value & ~(nvmx_u64)DR7_FIXED;
+}
+
 nvmx_u64 nvmx_get_rflags_if(void)
 {
 	return shim_interrupts;
+}
+
+void nvmx_set_rflags_if(int on)
+{
+	shim_interrupts = on ? 0x200 : 0;
 }
 
 /* ------------------------------------------------------------------ time */

@@ -103,5 +103,7 @@ int __vmx_vcpu_run(void *vmx, unsigned long *registers, unsigned int flags)
 		stop(NVMX_PORT, the_port == follow_script ? "the script ran out at entry %u" :
 		     the_port ? "the port failed at entry %u" : "no port at entry %u",
 		     entry.number);
+	if (answer == 0)
+		cpu_vm_exit();
 	return answer;
 }

@@ -59,6 +59,10 @@ int extable_fix(uint64_t *rip, greg_t *registers);	/* 1: the fault has a fixup, 
 
 void log_text(const char *format, va_list arguments);
 
+/* ------------------------------------------------------------------ cpu.c */
+
+void cpu_vm_exit(void);		/* what each VM exit does to DR7 and RFLAGS */
+
 /* ------------------------------------------------------------------ arena.c */
 
 #define CLASSES 6		/* regions of slots of 1, 2, 4 ... 32 pages */
