@@ -51,9 +51,9 @@ class KvmTarget(Target):
         self._hardware = hardware or PythonModel()
         self._parameters = dict(parameters or {})
         self._loaded = load or loader(kernel, variant)
-        self._seats: dict[Profile, Seat | str] = {}
+        self._seats: dict[Profile, Seat | Observation] = {}
         # Comparing profiles costs more than a run: the last ones are known by identity.
-        self._last: tuple[Profile, Seat | str] | None = None
+        self._last: tuple[Profile, Seat | Observation] | None = None
         self._offered: dict[int, tuple[Profile, Profile]] = {}
 
     @property
@@ -68,22 +68,22 @@ class KvmTarget(Target):
     def run(self, attempt: Attempt) -> Observation:
         """Return what KVM's software makes of VM entry; "entered": it would run vmcs02."""
         seat = self._seat(attempt.profile)
-        if isinstance(seat, str):
-            return not_representable(seat)
+        if isinstance(seat, Observation):
+            return seat
         return _unharmed(seat, seat.enter, attempt)
 
     def on_hardware(self, attempt: Attempt) -> Observation:
         """Return what L1 sees in the end, where a processor executes what KVM would run."""
         seat = self._seat(attempt.profile)
-        if isinstance(seat, str):
-            return not_representable(seat)
+        if isinstance(seat, Observation):
+            return seat
         return _unharmed(seat, seat.enter_on, attempt)
 
     def follow(self, attempt: Attempt) -> Passage:
         """Return the same as `on_hardware`, with all that can be seen on the way there."""
         seat = self._seat(attempt.profile)
-        if isinstance(seat, str):
-            return Passage(not_representable(seat))
+        if isinstance(seat, Observation):
+            return Passage(seat)
         said: tuple[Message, ...] = ()
         try:
             passage = seat.follow(attempt)
@@ -122,13 +122,13 @@ class KvmTarget(Target):
 
     def _virtual(self, profile: Profile) -> Profile:
         seat = self._seat(profile)
-        if isinstance(seat, str):
+        if isinstance(seat, Observation):
             return profile
         # The note of a profile is for its reader.
         return profile if replace(seat.virtual, note=profile.note) == profile else seat.virtual
 
-    def _seat(self, profile: Profile) -> Seat | str:
-        """Return KVM on the processor that a profile means, or why there is none."""
+    def _seat(self, profile: Profile) -> Seat | Observation:
+        """Return KVM on the processor that a profile means, or what comes of each attempt there."""
         if self._last is not None and profile is self._last[0]:
             return self._last[1]
         found = self._seats.get(profile)
@@ -151,16 +151,19 @@ class KvmTarget(Target):
         given = host != profile.name and host in profile_names()
         return load_profile(host) if given else profile
 
-    def _take_seat(self, host: Profile) -> Seat | str:
+    def _take_seat(self, host: Profile) -> Seat | Observation:
         try:
             name = f"{self.name}-{host.name}"
             return Seat(self._loaded(), host, name, self._hardware, self._parameters)
         except IoctlError as refused:
             if refused.name != "insmod":
-                return f"KVM makes no vCPU on {host.name}: {refused}"
+                return not_representable(f"KVM makes no vCPU on {host.name}: {refused}")
             log = self._loaded().result().log
             said = f' ("{log[-1].strip()}")' if log else ""
-            return f"KVM does not load on {host.name}: {refused}{said}"
+            return not_representable(f"KVM does not load on {host.name}: {refused}{said}")
+        except Stopped as stopped:
+            # No L1 gets as far as its VM entry there.
+            return _stopped(stopped, ())
 
 
 def _unharmed(seat: Seat, enter: Callable[[Attempt], Observation], attempt: Attempt) -> Observation:

@@ -189,7 +189,7 @@ def leaves_interrupts_off(library: Library) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "fields", "register"),
+    "planted",
     [
         (forgets_the_breakpoint, {}, "dr7"),
         (forgets_the_breakpoint, {"guest_rflags": 0xA}, "dr7"),
@@ -200,10 +200,9 @@ def test_what_the_host_does_not_get_back_is_found(
     kernel: str,
     library: Library,
     monkeypatch: pytest.MonkeyPatch,
-    harm: Callable[[Library], None],
-    fields: dict[str, int],
-    register: str,
+    planted: tuple[Callable[[Library], None], dict[str, int], str],
 ) -> None:
+    harm, fields, register = planted
     monkeypatch.setattr(loop_module, "loader", lambda _: lambda: library)
 
     def fault(attempt: Attempt) -> Observation | None:
