@@ -20,8 +20,8 @@ from time import perf_counter
 from typing import Final
 
 from nvmxfuzz.errors import InputError
-from nvmxfuzz.kvm.check_sites import OUTER_SITES, SITES
 from nvmxfuzz.kvm.nested_enter import vm_entry
+from nvmxfuzz.kvm.traced_checks import OUTER_SITES, SITES
 from nvmxfuzz.machine.profile import DEFAULT_PROFILE, load_profile
 from nvmxfuzz.oracles.kvm_model import Both, NoEntry, compare, ending
 from nvmxfuzz.targets.kvm_native.agreement.configuration import Configuration

@@ -25,7 +25,7 @@ from nvmxfuzz.inputs.case import EntryCase
 from nvmxfuzz.inputs.load import load_case
 from nvmxfuzz.targets.kvm_native.build.objects import find_object
 from nvmxfuzz.targets.kvm_native.check_runs import CheckRuns
-from nvmxfuzz.targets.kvm_native.check_sites import nested_source
+from nvmxfuzz.targets.kvm_native.checks_in_source import nested_source
 from nvmxfuzz.targets.kvm_native.target import loader
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, Protocol, TypeAlias
 
 from nvmxfuzz.inputs.case import EntryCase
-from nvmxfuzz.kvm.check_sites import check_names, text_digest
 from nvmxfuzz.kvm.entry_run import NestedEntry
 from nvmxfuzz.kvm.hardware import Hardware
+from nvmxfuzz.kvm.traced_checks import check_names, text_digest
 from nvmxfuzz.kvm.vcpu import EntryRequest, Kvm
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.outcome import Outcome

@@ -14,10 +14,10 @@ import pytest
 from nvmxfuzz.cpu.judgement import Judgement
 from nvmxfuzz.inputs.bases import base
 from nvmxfuzz.inputs.case import EntryCase
-from nvmxfuzz.kvm.check_sites import SITES, text_digest
 from nvmxfuzz.kvm.entry_run import NestedEntry
 from nvmxfuzz.kvm.nested_enter import vm_entry
 from nvmxfuzz.kvm.nested_kvm import entry_request, nested_kvm
+from nvmxfuzz.kvm.traced_checks import SITES, text_digest
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.outcome import ENTERED, Outcome, exit_on_entry, fail_valid
 from nvmxfuzz.machine.processor import NO_POINTER

@@ -14,7 +14,7 @@ from nvmxfuzz.machine.profile import profile_names
 from nvmxfuzz.targets.base import Observation
 from nvmxfuzz.targets.kvm_native.build.objects import find_object
 from nvmxfuzz.targets.kvm_native.check_scenarios import SCENARIOS, WITHOUT_CHECK, play
-from nvmxfuzz.targets.kvm_native.check_sites import nested_source, place_of, sites_of
+from nvmxfuzz.targets.kvm_native.checks_in_source import nested_source, place_of, sites_of
 from nvmxfuzz.targets.kvm_native.library import Library
 from nvmxfuzz.targets.kvm_native.target import KvmTarget, loader
 

@@ -2,7 +2,7 @@
 """What makes KVM refuse a VM entry and no attempt can say: what user space did before it.
 
 Each scenario is a VMLAUNCH of a valid vmcs12 with something else wrong. `SCENARIOS` has the name
-of the check that is to fail, for `check_sites`.
+of the check that is to fail, for `checks_in_source`.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ from nvmxfuzz.inputs.case import EntryCase
 from nvmxfuzz.inputs.load import load_case
 from nvmxfuzz.inputs.rebase import rebase
 from nvmxfuzz.kvm import nested_enter, vmcs02, vmcs02_early
-from nvmxfuzz.kvm.check_sites import SITES
 from nvmxfuzz.kvm.nested_enter import vm_entry
+from nvmxfuzz.kvm.traced_checks import SITES
 from nvmxfuzz.kvm.vcpu import Kvm, Vcpu
 from nvmxfuzz.kvm.vmcs02_fields import FieldCopy, copy_rare
 from nvmxfuzz.machine.outcome import ENTERED, Outcome, exit_on_entry, fail_valid

@@ -2,7 +2,9 @@
 """Which check of the model a trace event of the kernel is about.
 
 A failed check is traced with its condition as the source spells it. That text is the kernel's; here
-stands the start of its digest, beside the function it is in. Of 6.1 and 6.12.
+stands the start of its digest, beside the function it is in. Of 6.1 and 6.12. This is a table by
+hand; which checks a built kernel has is read from its source, by
+`nvmxfuzz.targets.kvm_native.checks_in_source`.
 """
 
 from __future__ import annotations

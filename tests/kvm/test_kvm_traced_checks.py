@@ -8,8 +8,8 @@ from itertools import chain
 from pathlib import Path
 
 from nvmxfuzz import kvm
-from nvmxfuzz.kvm.check_sites import OUTER_SITES, SITES, check_names, text_digest
 from nvmxfuzz.kvm.entry_run import UNTRACED
+from nvmxfuzz.kvm.traced_checks import OUTER_SITES, SITES, check_names, text_digest
 
 PACKAGE = Path(next(iter(kvm.__path__)))
 
@@ -29,7 +29,7 @@ def test_a_site_is_a_function_and_eight_digits() -> None:
 def test_a_site_means_checks_that_the_model_makes_and_the_kernel_traces() -> None:
     named = set(chain(*SITES.values(), *OUTER_SITES.values()))
     source = "".join(
-        path.read_text() for path in PACKAGE.glob("*.py") if path.name != "check_sites.py"
+        path.read_text() for path in PACKAGE.glob("*.py") if path.name != "traced_checks.py"
     )
     assert {name for name in named if f'"{name}"' not in source} == set()
     assert not named & UNTRACED

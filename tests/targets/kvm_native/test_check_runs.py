@@ -16,7 +16,7 @@ from nvmxfuzz.targets.base import Message
 from nvmxfuzz.targets.kvm_native.build.objects import BuiltObject
 from nvmxfuzz.targets.kvm_native.check_runs import UNREACHABLE, CheckRuns, places_of
 from nvmxfuzz.targets.kvm_native.check_scenarios import SCENARIOS, WITHOUT_CHECK, play
-from nvmxfuzz.targets.kvm_native.check_sites import place_of, sites_of
+from nvmxfuzz.targets.kvm_native.checks_in_source import place_of, sites_of
 from nvmxfuzz.targets.kvm_native.library import Library
 
 ROOT = Path(__file__).parents[3]
