@@ -23,9 +23,9 @@ def with_target(
     """Return the harness with the oracles that compare its witness to the target of that name.
 
     `isolated` puts the target into a process of its own, whose death is an observation. `covered`
-    asks for a KVM that counts what it executes, if it is built. No target, and the rules
-    themselves, change nothing. InputError if there is no such target, if it is not
-    usable here, or if it does not do what the harness is about.
+    asks for a KVM that counts what it executes, if it is built; with `isolated` only whether that
+    is damaged. No target, and the rules themselves, change nothing. InputError if there is no such
+    target, if it is not usable here, or if it does not do what the harness is about.
     """
     if target is None:
         return harness
@@ -38,9 +38,11 @@ def with_target(
     if target == python_model.NAME:
         return harness
     if entry.is_kvm and covered:
-        counting = _with_coverage(harness, target)
-        if counting is not None:
-            return counting
+        from nvmxfuzz.targets.kvm_native.target import with_coverage
+
+        counting = with_coverage(target)
+        if counting is not None and not isolated:
+            return replace(_with_kvm(harness, counting), counters=counting.counters)
     if entry.kernel:
         from nvmxfuzz.targets.kvm_native.build.objects import demand_sound
 
@@ -50,15 +52,6 @@ def with_target(
     if entry.is_loop:
         return _with_loop(harness, made)
     return _with_kvm(harness, made) if entry.is_kvm else _with_processor(harness, made)
-
-
-def _with_coverage(harness: Harness, target: str) -> Harness | None:
-    from nvmxfuzz.targets.kvm_native.target import with_coverage
-
-    made = with_coverage(target)
-    if made is None:
-        return None
-    return replace(_with_kvm(harness, made), counters=made.counters)
 
 
 def compares(target: str | None, kind: CaseKind) -> bool:

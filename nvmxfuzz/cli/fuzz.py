@@ -85,7 +85,8 @@ def run(args: argparse.Namespace) -> int:
     """Run a campaign; return 1 if it had findings, 130 if it was interrupted, else 0."""
     require_engine(args.engine)
     file = harness_file(args.harness)
-    harness = with_target(load_harness(file), args.target, isolated=True)
+    steered = args.engine == "atheris"
+    harness = with_target(load_harness(file), args.target, isolated=True, covered=steered)
     with open_store(args.store) as store, _interruptible() as interrupted:
         plan = Plan(
             file=file,
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
             seed=_fresh_seed() if args.seed is None else args.seed,
             runs=args.runs,
             seconds=args.time,
-            seeds=_seeds(harness) if args.engine == "atheris" else (),
+            seeds=_seeds(harness) if steered else (),
             target=args.target,
         )
         summary, error = _campaign(plan, harness, store, interrupted, as_json=args.json)

@@ -15,7 +15,7 @@ from typing import Final
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.profile import Profile, load_profile, profile_names
 from nvmxfuzz.targets.base import Message, Observation, Target, died, not_representable
-from nvmxfuzz.targets.kvm_native.build.objects import find_object, is_sound, usable
+from nvmxfuzz.targets.kvm_native.build.objects import demand_sound, find_object, usable
 from nvmxfuzz.targets.kvm_native.errors import IoctlError
 from nvmxfuzz.targets.kvm_native.library import Library
 from nvmxfuzz.targets.kvm_native.results import Stopped
@@ -193,10 +193,14 @@ def loader(kernel: str, variant: str = "plain") -> Callable[[], Library]:
 
 
 def with_coverage(name: str) -> KvmTarget | None:
-    """Return the target of that name that counts what KVM executes, None if it is not there."""
+    """Return the target of that name that counts what KVM executes, None if it is not built.
+
+    InputError if it is damaged: a campaign without its counters would be another one.
+    """
     kernel = name.removeprefix(f"{FAMILY}-")
-    if usable(kernel, COVERAGE) or not is_sound(find_object(kernel, COVERAGE)):
+    if usable(kernel, COVERAGE):
         return None
+    demand_sound(kernel, COVERAGE)
     return KvmTarget(kernel, variant=COVERAGE)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The built objects, for the tests of KVM in user space: without one its tests are skipped.
 
-NVMXFUZZ_REQUIRE_KVM names kernels, as in "6.1,6.12", whose tests must not be skipped.
+NVMXFUZZ_REQUIRE_KVM names objects, as in "6.1,6.12,6.12-coverage", whose tests must not be skipped.
 """
 
 from __future__ import annotations
@@ -41,13 +41,23 @@ def _loaded(path: Path, symbols: Path) -> Library:
 @pytest.fixture(scope="session", params=KERNELS)
 def built(request: pytest.FixtureRequest) -> BuiltObject:
     """Return the object of each kernel in turn."""
-    kernel: str = request.param
-    reason = usable(kernel)
-    if reason and kernel in os.environ.get("NVMXFUZZ_REQUIRE_KVM", "").split(","):
+    return _found(request.param)
+
+
+@pytest.fixture(scope="session", params=KERNELS)
+def counting(request: pytest.FixtureRequest) -> BuiltObject:
+    """Return the object with coverage of each kernel in turn."""
+    return _found(request.param, "coverage")
+
+
+def _found(kernel: str, variant: str = "plain") -> BuiltObject:
+    reason = usable(kernel, variant)
+    name = f"{kernel}-{variant}".removesuffix("-plain")
+    if reason and name in os.environ.get("NVMXFUZZ_REQUIRE_KVM", "").split(","):
         pytest.fail(f"required by NVMXFUZZ_REQUIRE_KVM: {reason}")
     if reason:
         pytest.skip(reason)
-    return find_object(kernel)
+    return find_object(kernel, variant)
 
 
 @pytest.fixture
