@@ -74,6 +74,10 @@ def test_a_full_disk_is_named(shell: Shell) -> None:
 def test_a_tool_that_says_nothing_fails_with_a_sentence_too(shell: Shell) -> None:
     with pytest.raises(StepError, match="it does not say why"):
         shell.run(["false"], "linking")
+    # As a system without memory ends one.
+    killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    with pytest.raises(StepError, match="linking failed: Killed; everything"):
+        shell.run(killed, "linking")
 
 
 def test_few_lines_are_shown() -> None:

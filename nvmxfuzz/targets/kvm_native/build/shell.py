@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from signal import strsignal
 from threading import Lock
 
 from nvmxfuzz.errors import InputError
@@ -60,7 +61,7 @@ class Shell:
         self.write(f"$ {shlex.join(words)}\n{done.stderr}")
         if done.returncode != 0:
             self.write(f"{done.stdout}\n(exit status {done.returncode})\n")
-            raise self.failure(what, f"{done.stderr}\n{done.stdout}")
+            raise self.failure(what, f"{done.stderr}\n{done.stdout}", -done.returncode)
         return done.stdout
 
     def write(self, text: str) -> None:
@@ -68,16 +69,18 @@ class Shell:
         with self._turn, self.log.open("a", errors="backslashreplace") as log:
             log.write(text)
 
-    def failure(self, what: str, output: str) -> StepError:
-        """Return the error that says what a tool said."""
+    def failure(self, what: str, output: str, number: int = 0) -> StepError:
+        """Return the error that says what a tool said, or which signal ended it (above 0)."""
         lines = telling_lines(output)
-        reason = "there is no space left on the disk" if _FULL in output else first(lines)
+        reason = "there is no space left on the disk" if _FULL in output else first(lines, number)
         return StepError(f"{what} failed: {reason}; everything is in {self.log}", tuple(lines))
 
 
-def first(lines: Sequence[str]) -> str:
-    """Return the first of the telling lines, or that there is none."""
-    return lines[0] if lines else "it does not say why"
+def first(lines: Sequence[str], number: int = 0) -> str:
+    """Return the first of the telling lines, else which signal ended the tool, if one did."""
+    if lines:
+        return lines[0]
+    return (strsignal(number) if number > 0 else None) or "it does not say why"
 
 
 def telling_lines(output: str) -> list[str]:
