@@ -88,15 +88,22 @@ def _kstrtobool(value: str) -> bool | None:
     return None
 
 
-def parse_params(kernel: Kernel, settings: Iterable[str]) -> ModuleParams:
-    """Return the parameters that `NAME=VALUE` settings give; a bad one is an InputError."""
+def parse_params(
+    kernel: Kernel, settings: Iterable[str], names: Iterable[str] | None = None
+) -> ModuleParams:
+    """Return the parameters that `NAME=VALUE` settings give; a bad one is an InputError.
+
+    `names` are those that may be given: without it, those that shape the config.
+    """
     params = DEFAULT_PARAMS
+    allowed = kernel.parameters if names is None else tuple(names)
+    what = "that shapes the config" if names is None else "that shapes what L1 is offered"
     for setting in settings:
         name, equals, value = setting.partition("=")
-        if name not in kernel.parameters:
+        if name not in allowed:
             raise InputError(
-                f"kernel {kernel.version} has no parameter {name[:60]!r} that shapes the config: "
-                f"choose among {', '.join(kernel.parameters)}"
+                f"kernel {kernel.version} has no parameter {name[:60]!r} {what}: "
+                f"choose among {', '.join(allowed)}"
             )
         # A bool parameter that is named without a value is set, as on the kernel command line.
         chosen = _kstrtobool(value) if equals else True

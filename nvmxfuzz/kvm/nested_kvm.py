@@ -10,8 +10,8 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from nvmxfuzz.arch.controls import VmEntry, VmExit
-from nvmxfuzz.kvm.entry_behaviour import entry_behaviour
-from nvmxfuzz.kvm.hardware_setup import load_kvm_intel
+from nvmxfuzz.kvm.entry_behaviour import EntryBehaviour, entry_behaviour
+from nvmxfuzz.kvm.hardware_setup import LoadedKvm, load_kvm_intel
 from nvmxfuzz.kvm.host import DEFAULT_PARAMS, HostCpu, ModuleParams
 from nvmxfuzz.kvm.source import find_kernel
 from nvmxfuzz.kvm.vcpu import EntryParams, EntryRequest, HostState, Kvm, L1State, NestedState
@@ -39,15 +39,26 @@ def nested_kvm(
     virtual = virtual_profile(profile, kernel, params)
     module = load_kvm_intel(HostCpu.of(profile), kernel, params).module
     assert module is not None
+    return kvm_of(module, behaviour, profile, virtual, early_consistency_checks), virtual
+
+
+def kvm_of(
+    module: LoadedKvm,
+    behaviour: EntryBehaviour,
+    hardware: Profile,
+    virtual: Profile,
+    early_consistency_checks: bool = False,
+) -> Kvm:
+    """Return a loaded KVM on `hardware` with a vCPU whose CPUID and MSRs are those of `virtual`."""
     flags = module.flags
     mpx = module.config.vmentry_ctrl & VmEntry.LOAD_IA32_BNDCFGS and (
         module.config.vmexit_ctrl & VmExit.CLEAR_IA32_BNDCFGS
     )
-    kvm = Kvm(
+    return Kvm(
         behaviour=behaviour,
         config=module.config,
-        virtual=VirtualCpu.of(virtual, behaviour, profile),
-        hardware=profile,
+        virtual=VirtualCpu.of(virtual, behaviour, hardware),
+        hardware=hardware,
         params=EntryParams(
             ept=flags.enable_ept,
             ept_ad_bits=flags.enable_ept_ad_bits,
@@ -64,7 +75,6 @@ def nested_kvm(
         host_umip="UMIP" in module.host.features,
         mpx_supported=bool(mpx) and "MPX" in module.host.features,
     )
-    return kvm, virtual
 
 
 def entry_request(attempt: Attempt, nested: NestedState | None = None) -> EntryRequest:

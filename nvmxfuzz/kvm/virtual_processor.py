@@ -53,15 +53,20 @@ def virtual_profile(
     The masks of MSRs that no capability MSR tells of are left unknown, but for
     IA32_PERF_GLOBAL_CTRL, of which KVM hands on what it finds.
     """
-    module = _load(HostCpu.of(profile), kernel, params)
-    vcpu = default_vcpu(module)
+    return profile_of(default_vcpu(_load(HostCpu.of(profile), kernel, params)), profile)
+
+
+def profile_of(vcpu: MsrVcpu, profile: Profile) -> Profile:
+    """Return the processor that `vcpu` is to L1, on a processor that is `profile`."""
+    module = vcpu.module
+    version = module.behaviour.version
     features = {word for word, name in _WORDS if name in vcpu.cpuid.features} | {"x2apic"}
     features |= profile.features & _HANDED_ON
     if (vcpu.cpuid.pmu_version or 0) > 1:
         features.add("perf-global-ctrl")
     return Profile(
-        name=f"{profile.name}-kvm-{kernel.version}",
-        note=f"What KVM of {kernel.version} makes of {profile.name} for L1 of a default VM.",
+        name=f"{profile.name}-kvm-{version}",
+        note=f"What KVM of {version} makes of {profile.name} for L1 of a default VM.",
         family=profile.family,
         model=profile.model,
         stepping=profile.stepping,
