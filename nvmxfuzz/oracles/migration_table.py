@@ -17,8 +17,6 @@ from typing import Final, Literal, get_args
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.kvm.guest_cpuid import GuestCpuid
 from nvmxfuzz.kvm.msr_vcpu import do_set_msr
-from nvmxfuzz.oracles.msr_offer import FORMS, NAMES
-from nvmxfuzz.oracles.msr_witness import VMX_MSRS, ModelMsrs, MsrWitness, MsrWorld
 from nvmxfuzz.oracles.capability_names import (
     CONTROL_TABLES,
     NAMED_MSRS,
@@ -26,6 +24,8 @@ from nvmxfuzz.oracles.capability_names import (
     Capability,
     capabilities,
 )
+from nvmxfuzz.oracles.msr_offer import FORMS, NAMES
+from nvmxfuzz.oracles.msr_witness import VMX_MSRS, ModelMsrs, MsrWitness, MsrWorld
 
 Fate = Literal["kept", "gained", "lost", "refused"]
 """The VM has it on both sides; only a VM that is started on the destination has it; the VM has it

@@ -26,9 +26,9 @@ from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.memory import UNBACKED
 from nvmxfuzz.machine.outcome import ENTERED, Outcome
 from nvmxfuzz.machine.profile import Profile
+from nvmxfuzz.oracles.capability_names import NAMED_MSRS, Capability, capabilities
 from nvmxfuzz.oracles.capability_users import Use, plain_users, user_of
 from nvmxfuzz.oracles.migration_table import MigrationTable, Offering, Values, values_after
-from nvmxfuzz.oracles.capability_names import NAMED_MSRS, Capability, capabilities
 from nvmxfuzz.targets.kvm_native.judged import likeliest
 
 Policy = Literal["refuse", "keep", "clear"]
