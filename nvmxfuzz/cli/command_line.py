@@ -9,7 +9,19 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from nvmxfuzz import __version__
-from nvmxfuzz.cli import bench, build, check, compare, config, fuzz, replay, rules, show, targets
+from nvmxfuzz.cli import (
+    bench,
+    build,
+    check,
+    compare,
+    config,
+    fuzz,
+    migrate,
+    replay,
+    rules,
+    show,
+    targets,
+)
 from nvmxfuzz.cli.streams import complain, prepare, silence
 from nvmxfuzz.errors import InputError
 
@@ -34,7 +46,10 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"nvmxfuzz {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (fuzz, check, compare, config, replay, show, rules, targets, build, bench):
+    for command in (
+        *(fuzz, check, compare, config, migrate),
+        *(replay, show, rules, targets, build, bench),
+    ):
         command.add_parser(commands)
     return top
 

@@ -46,6 +46,38 @@ _REFUSALS = {
     "basic.memory_type": "IA32_VMX_BASIC does not report write-back memory for VMX structures",
 }
 
+_RESTORE = {
+    "restore.vmx-operation": "L1 is in VMX operation, where its capabilities must stay",
+    "restore.default-controls.generated": "KVM computes this MSR from the true one",
+    "restore.fixed1.generated": "KVM computes this MSR from CPUID",
+    "restore.index.unknown": "KVM does not emulate this MSR",
+    "restore.basic.features": "a feature, or a reserved bit, that KVM does not offer here",
+    "restore.basic.address-width": "VMX structures would be limited to 32 address bits",
+    "restore.basic.revision-id": "another VMCS revision than KVM's",
+    "restore.basic.region-size": "a smaller VMCS region than KVM uses",
+    "restore.controls.must-be-1": "a control may be 0 that must be 1 here",
+    "restore.controls.may-be-1": "a control may be 1 that KVM does not offer here",
+    "restore.misc.features": "a feature, or a reserved bit, that KVM does not offer here",
+    "restore.misc.preemption-timer-rate": "another rate of the VMX-preemption timer",
+    "restore.misc.cr3-targets": "more CR3-target values than KVM has",
+    "restore.misc.max-msr-list": "longer MSR lists than KVM takes",
+    "restore.misc.mseg-revision-id": "another MSEG revision",
+    "restore.ept-vpid.features": "a capability of EPT or VPID that KVM does not offer here",
+    "restore.fixed0.must-be-1": "a bit may be 0 that is fixed to 1 here",
+    "restore.vmfunc.functions": "a VM function that KVM does not offer here",
+    "set-msr.index.unknown": "KVM does not know this MSR",
+    "set-msr.vmx.read-only": "L1 cannot write it",
+    "set-msr.vmx.no-cpuid": "the vCPU has no VMX: KVM has no nested, or CPUID does not tell of it",
+    "set-msr.vmx.has-run": "the vCPU has run, and its capabilities stay as they are",
+    "set-msr.feature-control.bits": "a bit that this vCPU's CPUID does not allow",
+    "set-msr.feature-control.locked": "the MSR is locked",
+}
+
+
+def restore_text(check: str) -> str:
+    """Return what a check of `msr_restore` or `msr_vcpu` found, "" for a name that is unknown."""
+    return _RESTORE.get(check, "")
+
 
 def warning_text(warning: KernelWarning) -> str:
     """Return one line, in this project's words, for a line of the kernel log."""

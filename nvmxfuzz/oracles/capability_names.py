@@ -56,6 +56,20 @@ NAMED_MSRS: Final = tuple(
 )
 """The MSRs whose bits have names here, ascending."""
 
+AREAS: Final[dict[int, str]] = {
+    msr.MSR_IA32_VMX_BASIC: "basic",
+    msr.MSR_IA32_VMX_MISC: "misc",
+    msr.MSR_IA32_VMX_VMCS_ENUM: "fields",
+    msr.MSR_IA32_VMX_PROCBASED_CTLS2: "secondary",
+    msr.MSR_IA32_VMX_EPT_VPID_CAP: "EPT and VPID",
+    msr.MSR_IA32_VMX_TRUE_PINBASED_CTLS: "pin-based",
+    msr.MSR_IA32_VMX_TRUE_PROCBASED_CTLS: "primary",
+    msr.MSR_IA32_VMX_TRUE_EXIT_CTLS: "VM-exit",
+    msr.MSR_IA32_VMX_TRUE_ENTRY_CTLS: "VM-entry",
+    msr.MSR_IA32_VMX_VMFUNC: "VM function",
+}
+"""What an MSR is about in a word; a bit of a control register says that itself."""
+
 _HALF: Final = 32
 _WORD: Final = (1 << _HALF) - 1
 
@@ -87,6 +101,12 @@ class Capability:
     def text(self) -> str:
         """Name and kind for a reader, such as "CR3-load exiting may be 0"."""
         return f"{self.name} may be 0" if self.kind == "may-be-0" else self.name
+
+    @property
+    def label(self) -> str:
+        """The text with what it is about, by which it is told from every other."""
+        area = AREAS.get(self.index)
+        return self.text if area is None else f"{area}: {self.text}"
 
 
 def capabilities(index: int, *values: int) -> tuple[Capability, ...]:

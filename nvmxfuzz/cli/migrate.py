@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`nvmxfuzz migrate`: what a VM that is carried between two kernels keeps of its capabilities."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Final
+
+from nvmxfuzz.cli.files import read_file
+from nvmxfuzz.errors import InputError
+from nvmxfuzz.inputs.msr_table import parse_processor
+from nvmxfuzz.inputs.msr_table.complete import missing_msrs, unknown_registers
+from nvmxfuzz.kvm.host import HostCpu, ModuleParams, parse_params
+from nvmxfuzz.kvm.source import KERNELS, Kernel, find_kernel
+from nvmxfuzz.machine.profile import Profile, load_profile, profile_names
+from nvmxfuzz.oracles.migration_table import MigrationTable, migration_table, offering
+from nvmxfuzz.oracles.msr_witness import ModelMsrs, MsrWitness, MsrWorld
+from nvmxfuzz.oracles.policies import POLICIES, consequences
+from nvmxfuzz.reports.migration import End, MigrationReport, number, to_json, to_text
+from nvmxfuzz.reports.migration_html import to_html
+
+DEFAULT_PROFILE: Final = "skylake-x"
+"""Also the processor of which the real KVM takes what a table of MSRs does not tell."""
+
+_ALL: Final = "all"
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    command = commands.add_parser(
+        "migrate",
+        help="what a VM that is carried between two kernels keeps of its VMX capabilities",
+        description="Start a VM under kernel SOURCE, read the VMX capability MSRs that its L1 "
+        "sees, write them to a VM under kernel DEST, and print what became of each bit: kept, "
+        "gained, lost or refused. Then what L1 would see if a value with too much in it were "
+        "refused, kept or cleared.",
+        epilog="FILE is a table of VMX capability MSRs of the processor, in any form that "
+        "nvmxfuzz config reads: rdmsr, vmxcap, turbostat, a VirtualBox log, JSON, TOML and others; "
+        "docs/migrate.md has them all. Without --dest-msrs and --dest-profile DEST runs on the "
+        "same processor.",
+    )
+    for name, what in (("source", "the VM is started under"), ("dest", "the VM is carried to")):
+        command.add_argument(
+            name, metavar=name.upper(), help=f"kernel that {what}: one of {', '.join(KERNELS)}"
+        )
+    for prefix, where in (("", "SOURCE"), ("dest-", "DEST")):
+        _add_side(command, prefix, where)
+    command.add_argument("--sgx", action="store_true", help="the processors have SGX")
+    command.add_argument(
+        "--evmcs",
+        action="store_true",
+        help="both kernels run on a Hyper-V that offers enlightened VMCSs",
+    )
+    command.add_argument(
+        "--policy",
+        choices=(*POLICIES, _ALL),
+        default=_ALL,
+        help="the policy whose consequences are told (default: all)",
+    )
+    command.add_argument(
+        "--real",
+        action="store_true",
+        help="ask those kernels themselves that nvmxfuzz build kvm has built; exit status 1 if "
+        "the model differs",
+    )
+    command.add_argument("--json", action="store_true", help="one JSON object")
+    command.add_argument("--html", type=Path, metavar="FILE", help="write a page there as well")
+    command.set_defaults(run=run)
+
+
+def _add_side(command: argparse.ArgumentParser, prefix: str, where: str) -> None:
+    processor = command.add_mutually_exclusive_group()
+    processor.add_argument(
+        f"--{prefix}msrs", type=Path, metavar="FILE", help=f"MSR table of the processor of {where}"
+    )
+    processor.add_argument(
+        f"--{prefix}profile",
+        metavar="NAME",
+        help=f"processor of {where} that comes with nvmxfuzz"
+        + ("" if prefix else f" (default: {DEFAULT_PROFILE})"),
+    )
+    command.add_argument(
+        f"--{prefix}param",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"parameter of kvm_intel of {where}, such as ept=N; repeatable",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what becomes of the VM; that it does not arrive is an answer, no error."""
+    source, dest = find_kernel(args.source), find_kernel(args.dest)
+    profile, notes = _processor(args.msrs, args.profile)
+    same = args.dest_msrs is None and args.dest_profile is None
+    other, more = (profile, notes) if same else _processor(args.dest_msrs, args.dest_profile)
+    worlds = (
+        _world(profile, _parameters(source, args.param), args),
+        _world(other, _parameters(dest, args.dest_param), args),
+    )
+    witnesses, spoke = _witnesses(source, dest, real=args.real)
+    table = _carried(witnesses, worlds)
+    policies = POLICIES if args.policy == _ALL else (args.policy,)
+    differences = None
+    if args.real:
+        differences = different(table, _carried(_models(source, dest), worlds))
+    report = MigrationReport(
+        End(source.version, spoke[0], profile.name),
+        End(dest.version, spoke[1], other.name),
+        table,
+        consequences(table, profile, other, policies),
+        tuple(dict.fromkeys((*notes, *more))),
+        differences,
+    )
+    if args.html is not None:
+        args.html.write_bytes(to_html(report).encode())
+    print(json.dumps(to_json(report)) if args.json else to_text(report))
+    return 1 if differences else 0
+
+
+def _processor(path: Path | None, name: str | None) -> tuple[Profile, tuple[str, ...]]:
+    """Return the processor of one side, and what has to be said of its table."""
+    if path is None:
+        return load_profile(name or DEFAULT_PROFILE), ()
+    try:
+        profile = parse_processor(read_file(path), str(path))
+        missing = missing_msrs(profile.msrs)
+        if missing:
+            raise InputError(
+                f"{', '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing, which this "
+                "processor has: add what rdmsr prints for it"
+            )
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    unknown = unknown_registers(profile.msrs)
+    if not unknown:
+        return profile, ()
+    note = f"{path} does not tell {', '.join(unknown)}: CPUID features that show there alone "
+    return profile, (note + "are taken to be absent",)
+
+
+def _world(profile: Profile, params: ModuleParams, args: argparse.Namespace) -> MsrWorld:
+    host = HostCpu.of(profile, args.sgx or None, args.evmcs)
+    known = profile.name in profile_names()
+    return MsrWorld(profile.name if known else DEFAULT_PROFILE, host, params)
+
+
+def _parameters(kernel: Kernel, settings: list[str]) -> ModuleParams:
+    names = [field.name for field in fields(ModuleParams)]
+    if not kernel.has_error_on_inconsistent_vmcs_config:
+        names.remove("error_on_inconsistent_vmcs_config")
+    params = parse_params(kernel, settings, names)
+    if not params.nested:
+        raise InputError("with nested=N no VM has VMX capabilities: leave that parameter out")
+    return params
+
+
+Witnesses = tuple[MsrWitness, MsrWitness]
+
+
+def _models(source: Kernel, dest: Kernel) -> Witnesses:
+    return ModelMsrs(source.version), ModelMsrs(dest.version)
+
+
+def _witnesses(source: Kernel, dest: Kernel, *, real: bool) -> tuple[Witnesses, tuple[str, str]]:
+    """Return who speaks for each kernel, and what that is called."""
+    models = _models(source, dest)
+    if not real:
+        return models, ("model", "model")
+    # Imported late: it loads the library's bindings, and every command imports this file.
+    from nvmxfuzz.targets.kvm_native.build.objects import find_object, usable
+    from nvmxfuzz.targets.kvm_native.msrs import msr_witness
+
+    built = [not usable(kernel.version) for kernel in (source, dest)]
+    if not any(built):
+        find_object(dest.version)
+    chosen = [
+        msr_witness(model.kernel) if is_built else model
+        for model, is_built in zip(models, built, strict=True)
+    ]
+    names = ["kernel" if is_built else "model" for is_built in built]
+    return (chosen[0], chosen[1]), (names[0], names[1])
+
+
+def _carried(witnesses: Witnesses, worlds: tuple[MsrWorld, MsrWorld]) -> MigrationTable:
+    start = offering(witnesses[0], worlds[0])
+    return migration_table(start, witnesses[1], worlds[1])
+
+
+def different(real: MigrationTable, model: MigrationTable) -> tuple[str, ...]:
+    """Return a sentence for each MSR of which the model says something else."""
+    found = []
+    for one, other in zip(real.msrs, model.msrs, strict=True):
+        if one != other:
+            ours = f"{number(other.source)}, then {number(other.carried)}, {other.write}"
+            theirs = f"{number(one.source)}, then {number(one.carried)}, {one.write}"
+            found.append(
+                f"{one.index:#x} {one.name} is {theirs} in the kernel, in the model {ours}"
+            )
+    return tuple(found)
