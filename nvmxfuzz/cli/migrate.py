@@ -125,16 +125,17 @@ def _processor(path: Path | None, name: str | None) -> tuple[Profile, tuple[str,
     """Return the processor of one side, and what has to be said of its table."""
     if path is None:
         return load_profile(name or DEFAULT_PROFILE), ()
+    data = read_file(path)
     try:
-        profile = parse_processor(read_file(path), str(path))
-        missing = missing_msrs(profile.msrs)
-        if missing:
-            raise InputError(
-                f"{', '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing, which this "
-                "processor has: add what rdmsr prints for it"
-            )
+        profile = parse_processor(data, str(path))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    missing = missing_msrs(profile.msrs)
+    if missing:
+        raise InputError(
+            f"{path}: {', '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing, and this "
+            "processor has such an MSR: add what rdmsr prints"
+        )
     unknown = unknown_registers(profile.msrs)
     if not unknown:
         return profile, ()

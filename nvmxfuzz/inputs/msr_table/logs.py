@@ -31,7 +31,7 @@ TEST_LOG: Final = re.compile(
 )
 """What a log of QEMU or of kvm-unit-tests has, and no table."""
 
-_QEMU: Final = re.compile(r"error: failed to set MSR (0x[0-9a-fA-F]+) to (\S+)")
+_QEMU: Final = re.compile(r"\bfailed to set MSR (0x[0-9a-fA-F]+) to (\S+)")
 _TESTING: Final = re.compile(r"testing (?:MSR:)?(\S+): output = (\S+?):(\S+) expected = \S+")
 _OURS: Final = re.compile(r"(?:MSR_)?IA32_VMX_|0[xX]4[89][0-9a-fA-F]\b|testing \S*(?:VMX|:0x4[89])")
 

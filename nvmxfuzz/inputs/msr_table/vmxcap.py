@@ -243,4 +243,4 @@ def _bits(table: type) -> Mapping[str, int]:
 
 def _plain(name: str) -> str:
     """Return a name without what different versions of the script write differently."""
-    return re.sub("[^a-z0-9]", "", name.lower())
+    return re.sub(r"[] \-/()#,.*=_[]", "", name.lower())
