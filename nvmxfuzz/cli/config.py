@@ -41,8 +41,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "every warning, or -EIO and why.",
         epilog="FILE is a profile of this project (TOML or JSON), lines such as '0x480 = 0x...', a "
         "transcript of a shell with each rdmsr command and what it printed ('rdmsr 0x480', below "
-        "it the value), a VirtualBox log, or a case of the harness capability_config, which says "
-        "the kernel and its parameters itself.",
+        "it the value), the output of vmxcap or turbostat, a VirtualBox log, another form of "
+        "docs/migrate.md, or a case of the harness capability_config, which says the kernel and "
+        "its parameters itself.",
     )
     command.add_argument("file", type=Path, metavar="FILE")
     command.add_argument(

@@ -3,10 +3,20 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from nvmxfuzz.arch.controls import Pin
-from nvmxfuzz.kvm.describe import config_controls, control_names, refusal_text, warning_text
+from nvmxfuzz.kvm import msr_restore, msr_vcpu
+from nvmxfuzz.kvm.describe import (
+    config_controls,
+    control_names,
+    refusal_text,
+    restore_text,
+    warning_text,
+)
 from nvmxfuzz.kvm.vmcs_config import KernelWarning, VmcsConfig
 
 
@@ -64,3 +74,11 @@ def test_every_warning_is_one_line(warning: KernelWarning, part: str) -> None:
 )
 def test_every_refusal_says_why(site: str, part: str) -> None:
     assert part in refusal_text(site)
+
+
+def test_every_check_of_a_restore_has_a_sentence() -> None:
+    code = "".join(Path(each.__file__).read_text() for each in (msr_restore, msr_vcpu))
+    checks = set(re.findall(r'"((?:restore|set-msr)\.[a-z0-9.-]+)"', code))
+    assert len(checks) > 20
+    assert all(restore_text(check) for check in checks)
+    assert restore_text("restore.no-such-check") == ""
