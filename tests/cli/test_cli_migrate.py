@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
-from nvmxfuzz.cli.migrate import different
+from nvmxfuzz.cli import migrate
+from nvmxfuzz.cli.migrating import different
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.kvm.host import DEFAULT_PARAMS, HostCpu
 from nvmxfuzz.machine.profile import load_profile
 from nvmxfuzz.oracles.migration_table import MigrationTable, migration_table, offering
 from nvmxfuzz.oracles.msr_witness import ModelMsrs, MsrWorld
+from nvmxfuzz.oracles.policies import POLICIES
 from nvmxfuzz.reports.migration import End, MigrationReport, to_text
 from nvmxfuzz.reports.migration_html import to_html
 from nvmxfuzz.targets.kvm_native.build.objects import usable
@@ -187,6 +189,10 @@ def test_bad_input_is_one_sentence(run: Run, arguments: tuple[str, ...], named: 
     assert named in err
 
 
+def test_the_policies_are_those_that_there_are() -> None:
+    assert migrate.POLICIES == POLICIES
+
+
 def test_help_says_what_the_words_mean(run: Run) -> None:
     status, out, _ = run("migrate", "--help")
     assert status == 0
@@ -231,7 +237,7 @@ def test_a_model_that_differs_is_told() -> None:
 def test_a_difference_is_the_exit_status(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     if missing := usable("6.12"):
         pytest.skip(missing)
-    monkeypatch.setattr("nvmxfuzz.cli.migrate.different", lambda *_: ("planted",))
+    monkeypatch.setattr("nvmxfuzz.cli.migrating.different", lambda *_: ("planted",))
     status, out, err = run("migrate", "6.12", "6.12", "--real", "--json")
     assert (status, err) == (1, "")
     assert json.loads(out)["differences"] == ["planted"]
