@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from nvmxfuzz.kvm.source import KERNELS
-
-DEFAULT_PROFILE: Final = "skylake-x"
-"""Also the processor of which the real KVM takes what a table of MSRs does not tell."""
+from nvmxfuzz.machine.profile import DEFAULT_PROFILE
 
 POLICIES: Final = ("refuse", "keep", "clear")
 """Those of `oracles.policies`, which takes long to load: every command imports this file."""

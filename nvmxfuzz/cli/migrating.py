@@ -8,13 +8,12 @@ from dataclasses import fields
 from pathlib import Path
 
 from nvmxfuzz.cli.files import read_file
-from nvmxfuzz.cli.migrate import DEFAULT_PROFILE
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.msr_table import parse_processor
 from nvmxfuzz.inputs.msr_table.complete import missing_msrs, unknown_registers
 from nvmxfuzz.kvm.host import HostCpu, ModuleParams, parse_params
 from nvmxfuzz.kvm.source import Kernel, find_kernel
-from nvmxfuzz.machine.profile import Profile, load_profile, profile_names
+from nvmxfuzz.machine.profile import DEFAULT_PROFILE, Profile, load_profile, profile_names
 from nvmxfuzz.oracles.migration_table import MigrationTable, migration_table, offering
 from nvmxfuzz.oracles.msr_witness import ModelMsrs, MsrWitness, MsrWorld
 from nvmxfuzz.oracles.policies import Policy, consequences
@@ -68,6 +67,7 @@ def _processor(path: Path | None, name: str | None) -> tuple[Profile, tuple[str,
 
 def _world(profile: Profile, params: ModuleParams, args: argparse.Namespace) -> MsrWorld:
     host = HostCpu.of(profile, args.sgx or None, args.evmcs)
+    # The real KVM takes from that profile what a table of MSRs does not tell.
     known = profile.name in profile_names()
     return MsrWorld(profile.name if known else DEFAULT_PROFILE, host, params)
 
