@@ -101,7 +101,7 @@ def to_text(report: MigrationReport) -> str:
 def _lines(report: MigrationReport) -> Iterator[str]:
     yield f"from {report.source}"
     yield f"to   {report.destination}"
-    yield from (f"note: {note}" for note in report.notes)
+    yield from (f"note: {printable(note)}" for note in report.notes)
     yield f"{report.verdict}; {totals_text(report.table)}"
     for row in report.table.msrs:
         yield ""

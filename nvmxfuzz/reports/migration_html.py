@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import Final
 
+from nvmxfuzz.machine.outside import printable
 from nvmxfuzz.oracles.migration_table import FATES, MsrFate
 from nvmxfuzz.oracles.policies import Consequence
 from nvmxfuzz.reports.migration import (
@@ -87,7 +88,7 @@ def _text(text: str) -> str:
 def _sections(report: MigrationReport, title: str) -> Iterable[Markup]:
     yield _tag("h1", title)
     yield _tag("p", f"From {report.source} to {report.destination}.")
-    yield from (_tag("p", f"Note: {note}.") for note in report.notes)
+    yield from (_tag("p", f"Note: {printable(note)}.") for note in report.notes)
     yield _tag("h2", "Capabilities")
     yield _totals(report)
     yield _tag("h2", "MSR by MSR")

@@ -182,7 +182,10 @@ def test_rules_seen_over_the_vectors_is_everything(run: Run) -> None:
     assert all({"held", "broken"} <= set(verdicts) for verdicts in seen.values())
 
 
-READERS = [("check",), ("config",), ("replay",), ("show",), ("rules", "--seen")]
+READERS = [
+    *(("check",), ("config",), ("replay",), ("show",), ("rules", "--seen")),
+    ("migrate", "6.1", "6.12", "--msrs"),
+]
 
 
 @pytest.mark.parametrize("command", READERS, ids=" ".join)
@@ -216,7 +219,9 @@ def test_a_wrong_command_line_is_one_sentence(run: Run, arguments: tuple[str, ..
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["fuzz", "check", "config", "replay", "show", "rules"])
+@pytest.mark.parametrize(
+    "command", ["fuzz", "check", "config", "migrate", "replay", "show", "rules"]
+)
 def test_every_command_has_a_help(run: Run, command: str) -> None:
     status, out, _ = run(command, "--help")
     assert status == 0
