@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from itertools import compress
 from typing import Final
 
@@ -40,7 +40,7 @@ from nvmxfuzz.inputs.records import Record, pack_record, read_records
 from nvmxfuzz.inputs.text import dump_text, load_text
 from nvmxfuzz.inputs.words import build_attempt, build_config, config_word, entry_word, word_of
 from nvmxfuzz.machine.attempt import Attempt
-from nvmxfuzz.machine.profile import load_profile, profile_names
+from nvmxfuzz.machine.profile import Profile, load_profile, profile_names
 
 XOR: Final = 0
 SPARSE: Final = 1
@@ -50,6 +50,8 @@ REPAIR: Final = 0x80
 
 HEADER_BYTES: Final = 4
 _KIND = 3
+_MOST_BEFORE: Final = 256
+"""So many states before the records are kept: some 3 MiB."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,14 +85,23 @@ def decode(data: bytes, harness: CaseKind, profiles: tuple[str, ...] = PROFILES)
     records, words = _split(flags & _KIND, body, start.table)
     if isinstance(start.case, ConfigCase):
         return _decode_config(start, start.case, records, words)
-    attempt = start.case.attempt
-    if words:
-        attempt = _xored(start, attempt, words)
-    if flags & REPAIR:
-        attempt = _repaired(attempt)
+    attempt = _before_records(start, words, flags & REPAIR != 0)
     if records:
         attempt = _edited(attempt, records)
     return EntryCase(attempt, start.case.base)
+
+
+@lru_cache(maxsize=_MOST_BEFORE)
+def _before_records(start: _Start, words: bytes, repaired: bool) -> Attempt:
+    """Return what the records are applied to.
+
+    A mutation mostly changes the records alone, so that two of three inputs find it here.
+    """
+    assert isinstance(start.case, EntryCase)
+    attempt = start.case.attempt
+    if words:
+        attempt = _xored(start, attempt, words)
+    return _repaired(attempt) if repaired else attempt
 
 
 def encode(case: Case, profiles: tuple[str, ...] = PROFILES) -> bytes:
@@ -100,6 +111,14 @@ def encode(case: Case, profiles: tuple[str, ...] = PROFILES) -> bytes:
         return bytes((VERSION, TEXT, 0, 0)) + dump_text(case).encode()
     table = layout(case.harness)
     return header + b"".join(pack_record(change, table) for change in differences(case))
+
+
+def base_words(
+    profile: int, number: int, harness: CaseKind, profiles: tuple[str, ...]
+) -> tuple[Profile, tuple[int, ...]]:
+    """Return the profile that the third byte of a header means, and what the base has by slot."""
+    start = _start(harness, VERSION, *_names(harness, profile, number, profiles))
+    return start.case.profile, start.words
 
 
 def _header(case: Case, profiles: tuple[str, ...]) -> bytes | None:

@@ -49,16 +49,16 @@ class Slot:
     address: int = 0
     choices: tuple[str, ...] = ()
     since: int = 1
+    size: int = field(init=False)
+    """Bytes of the slot in the binary format: 1, 2, 4 or 8."""
+    mask: int = field(init=False)
+    """The greatest value of `width` bits."""
 
-    @property
-    def size(self) -> int:
-        """Bytes of the slot in the binary format: 1, 2, 4 or 8."""
-        return 1 if self.width <= 8 else 1 << ((self.width + 7) // 8 - 1).bit_length()
-
-    @property
-    def mask(self) -> int:
-        """The greatest value of `width` bits."""
-        return (1 << self.width) - 1
+    def __post_init__(self) -> None:
+        """Fill in what decoding asks for each record."""
+        size = 1 if self.width <= 8 else 1 << ((self.width + 7) // 8 - 1).bit_length()
+        object.__setattr__(self, "size", size)
+        object.__setattr__(self, "mask", (1 << self.width) - 1)
 
     @property
     def boolean(self) -> bool:

@@ -21,6 +21,7 @@ from nvmxfuzz.inputs.layout import Slot
 from nvmxfuzz.inputs.memory_edit import ADDRESS_BITS, MemoryEdit
 from nvmxfuzz.inputs.order import BASES, PROFILES
 from nvmxfuzz.inputs.parts import MOST_RECORDS, Parts, is_text, put_together, take_apart
+from nvmxfuzz.inputs.quick_random import QuickRandom
 from nvmxfuzz.inputs.records import SlotEdit
 
 Own: TypeAlias = Callable[[bytes, int], bytes]
@@ -44,8 +45,10 @@ def mutator(harness: CaseKind, own: Own, profiles: tuple[str, ...] = PROFILES) -
     `profiles` are those that the inputs have numbers for.
     """
 
+    rng = QuickRandom()
+
     def mutate(data: bytes, max_size: int, seed: int) -> bytes:
-        rng = Random(seed)
+        rng.begin(seed)
         if rng.random() < OWN_SHARE or is_text(data):
             return own(data, max_size)
         return put_together(_mutated(take_apart(data, harness, profiles), rng), max_size)
@@ -56,10 +59,12 @@ def mutator(harness: CaseKind, own: Own, profiles: tuple[str, ...] = PROFILES) -
 def cross_over(harness: CaseKind, profiles: tuple[str, ...] = PROFILES) -> CrossOver:
     """Return the custom crossover of `harness`: edits of both inputs on the base of one."""
 
+    rng = QuickRandom()
+
     def cross(data: bytes, other: bytes, max_size: int, seed: int) -> bytes:
         if is_text(data) or is_text(other):
             return data[:max_size]
-        rng = Random(seed)
+        rng.begin(seed)
         one, two = (take_apart(parent, harness, profiles) for parent in (data, other))
         if rng.getrandbits(1):
             one, two = two, one

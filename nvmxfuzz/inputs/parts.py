@@ -4,17 +4,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
 from nvmxfuzz.inputs.case import CaseKind
-from nvmxfuzz.inputs.codec import BOTH, HEADER_BYTES, REPAIR, SPARSE, TEXT, XOR, decode
+from nvmxfuzz.inputs.codec import BOTH, HEADER_BYTES, REPAIR, SPARSE, TEXT, XOR, base_words
 from nvmxfuzz.inputs.difference import Edit
 from nvmxfuzz.inputs.layout import VERSION, Layout, known_version, layout
 from nvmxfuzz.inputs.memory_edit import MemoryEdit
 from nvmxfuzz.inputs.order import PROFILES
 from nvmxfuzz.inputs.records import CHANGE, MASKED, Record, pack_record, read_records
-from nvmxfuzz.inputs.words import word_of
 from nvmxfuzz.machine.profile import Profile
 
 MOST_RECORDS: Final = 255
@@ -36,15 +34,7 @@ class Parts:
 
     def base(self) -> tuple[Profile, tuple[int, ...]]:
         """Return the profile of the header, and what its base has in each slot."""
-        return _base(self.header[2], self.header[3], self.harness, self.profiles)
-
-
-@lru_cache(maxsize=512)
-def _base(
-    profile: int, number: int, harness: CaseKind, profiles: tuple[str, ...]
-) -> tuple[Profile, tuple[int, ...]]:
-    case = decode(bytes((VERSION, XOR, profile, number)), harness, profiles)
-    return case.profile, tuple(word_of(case, slot) for slot in layout(harness).slots)
+        return base_words(self.header[2], self.header[3], self.harness, self.profiles)
 
 
 def is_text(data: bytes) -> bool:
