@@ -4,7 +4,9 @@
 Policy on what is checked. The witness judges every input. The oracles cost several judgements
 each, so that a campaign asks them only on inputs that show new behaviour (a rule with a verdict
 not seen before, or broken alone for the first time) and on one input in `SAMPLE_OF`, chosen by a
-checksum of its bytes: the same run makes the same choice. Examining a single case (replay,
+checksum of its bytes: the same run makes the same choice. Where another witness costs less, a
+campaign may ask it first, and the witness of the harness only about what is `due` then
+(`campaign.screening`). Examining a single case (replay,
 reproduction, minimising, the property tests) always asks every oracle.
 """
 
@@ -87,6 +89,8 @@ class Harness:
     """Oracles that a campaign asks on every input, because they cost little."""
     profiles: tuple[str, ...] = PROFILES
     """The profiles that inputs have numbers for, and that a campaign keeps to."""
+    due: Callable[[Any, bytes], bool] | None = None
+    """Whether a campaign has the witness judge a case and its input; None: each one."""
     counters: Callable[[], tuple[int, int, int]] | None = None
     """Where native code counts what it executes: 8-bit counters, their PC table, their number."""
 

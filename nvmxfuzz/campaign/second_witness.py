@@ -42,7 +42,7 @@ def with_target(
 
         counting = with_coverage(target)
         if counting is not None and not isolated:
-            return replace(_with_kvm(harness, counting), counters=counting.counters)
+            return replace(screened(harness, counting), counters=counting.counters)
     if entry.kernel:
         from nvmxfuzz.targets.kvm_native.build.objects import demand_sound
 
@@ -51,7 +51,16 @@ def with_target(
     made = entry.make_isolated() if isolated else entry.make()
     if entry.is_loop:
         return _with_loop(harness, made)
-    return _with_kvm(harness, made) if entry.is_kvm else _with_processor(harness, made)
+    return _with_kvm(harness, cast("Kvm", made)) if entry.is_kvm else _with_processor(harness, made)
+
+
+def screened(harness: Harness, kvm: Kvm) -> Harness:
+    """Return the harness with a KVM that runs first, and decides what the rules judge."""
+    from nvmxfuzz.campaign.screening import Screening
+    from nvmxfuzz.oracles.kvm_witness import Once
+
+    once = Once(kvm)
+    return replace(_with_kvm(harness, once), due=Screening(once.run).is_due)
 
 
 def compares(target: str | None, kind: CaseKind) -> bool:
@@ -75,16 +84,16 @@ def _with_processor(harness: Harness, target: Target) -> Harness:
     return replace(harness, always=(*harness.always, agreement(target.run)))
 
 
-def _with_kvm(harness: Harness, target: Target) -> Harness:
+def _with_kvm(harness: Harness, kvm: Kvm) -> Harness:
     from nvmxfuzz.oracles.kvm_entry import kvm_oracles
 
-    always, others = kvm_oracles(cast("Kvm", target))
-    others += _with_model(target.name)
+    always, others = kvm_oracles(kvm)
+    others += _with_model(kvm.name)
     return replace(
         harness,
         always=(*harness.always, *always),
         oracles=(*harness.oracles, *others),
-        profiles=_profiles_of(target.name) or harness.profiles,
+        profiles=_profiles_of(kvm.name) or harness.profiles,
     )
 
 

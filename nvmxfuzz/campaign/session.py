@@ -88,8 +88,11 @@ class Session:
                 self.finished = True
 
     def _judge(self, case: Case, data: bytes) -> None:
+        harness = self.harness
         try:
-            result, verdicts = self.harness.judge(case)
+            if harness.due is not None and not harness.due(case, data):
+                return
+            result, verdicts = harness.judge(case)
         except WITNESS_ERRORS as error:
             self._report((error_finding(error, self.harness.name),), data)
             return

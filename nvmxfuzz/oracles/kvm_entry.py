@@ -240,7 +240,7 @@ class _Entries:
     """The oracles of VM entry on one KVM; each attempt runs there once for all of them."""
 
     def __init__(self, kvm: Kvm) -> None:
-        self.kvm = Once(kvm)
+        self.kvm = kvm if isinstance(kvm, Once) else Once(kvm)
         self._left = tables_of(kvm.name).left
         self._before: tuple[Attempt, Judgement, Comparison] | None = None
 

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which inputs the rules judge where KVM, being cheaper, has run each of them already.
+
+In a campaign that KVM's own coverage steers, the rules would take half of the time, mostly to agree
+once more that a VM entry fails. So KVM goes first, and what it does decides:
+
+- It enters: the rules judge, each time. This is where a missed check shows.
+- It does not get over it (a warning, a BUG, an exit to user space): they judge, each time.
+- It refuses, or no L1 can bring the attempt before it: they judge if KVM has not refused so before
+  (its outcome and the checks that failed, on one processor), and else one in `JUDGED_OF`, chosen by
+  a checksum as the sample for all oracles is. A refusal that the rules do not share is found later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+from zlib import crc32
+
+from nvmxfuzz.inputs.case import EntryCase
+from nvmxfuzz.machine.attempt import Attempt
+from nvmxfuzz.machine.outcome import ENTERED
+from nvmxfuzz.oracles.kvm_entry import harm
+from nvmxfuzz.targets.base import Observation
+
+JUDGED_OF: Final = 8
+"""Of the refusals that are not new, the rules judge one in so many. A power of two that divides
+`harness.SAMPLE_OF`: what all oracles look at is judged."""
+
+_MOST_KNOWN: Final = 1 << 16
+"""Kinds of refusals that are told apart; there are some thousands."""
+
+
+class Screening:
+    """What KVM has done so far; ask `is_due` about each input in turn."""
+
+    def __init__(self, run: Callable[[Attempt], Observation]) -> None:
+        """`run` is KVM; it is to remember its last attempt, which the oracles ask about as well."""
+        self._run = run
+        self._known: set[object] = set()
+
+    def is_due(self, case: EntryCase, data: bytes) -> bool:
+        """Run KVM on the case of an input; return whether the rules are to judge it."""
+        seen = self._run(case.attempt)
+        if seen.outcome == ENTERED or harm(seen):
+            return True
+        kind = (case.profile.name, seen.outcome, seen.reason, seen.messages)
+        if kind not in self._known and len(self._known) < _MOST_KNOWN:
+            self._known.add(kind)
+            return True
+        return crc32(data) & JUDGED_OF - 1 == 0
