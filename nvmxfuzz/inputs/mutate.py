@@ -44,7 +44,6 @@ def mutator(harness: CaseKind, own: Own, profiles: tuple[str, ...] = PROFILES) -
 
     `profiles` are those that the inputs have numbers for.
     """
-
     rng = QuickRandom()
 
     def mutate(data: bytes, max_size: int, seed: int) -> bytes:
@@ -58,7 +57,6 @@ def mutator(harness: CaseKind, own: Own, profiles: tuple[str, ...] = PROFILES) -
 
 def cross_over(harness: CaseKind, profiles: tuple[str, ...] = PROFILES) -> CrossOver:
     """Return the custom crossover of `harness`: edits of both inputs on the base of one."""
-
     rng = QuickRandom()
 
     def cross(data: bytes, other: bytes, max_size: int, seed: int) -> bytes:
