@@ -11,7 +11,7 @@ import pytest
 
 from nvmxfuzz.campaign import second_witness
 from nvmxfuzz.campaign.events import Found, Progress, WorkerEvent
-from nvmxfuzz.campaign.harness import SAMPLE_OF, Harness
+from nvmxfuzz.campaign.harness import SAMPLE_OF, Harness, Verdicts
 from nvmxfuzz.campaign.last_input import LastInput
 from nvmxfuzz.campaign.plan import harness_file, load_harness
 from nvmxfuzz.campaign.screening import JUDGED_OF
@@ -87,7 +87,7 @@ class Ran:
         self.seen = {each.oracle: counts[each.identity] for each in found}
 
     def _counted(self, harness: Harness) -> Harness:
-        def verdicts(_case: object, result: object) -> object:
+        def verdicts(_case: object, result: Verdicts) -> Verdicts:
             self.judged += 1
             return result
 

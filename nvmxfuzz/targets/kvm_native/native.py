@@ -202,6 +202,8 @@ PROTOTYPES: Final[Mapping[str, Prototype]] = MappingProxyType(
         "nvmx_forget_once": (None, ()),
         "nvmx_snapshot": (_INT, ()),
         "nvmx_restore": (_INT, (_INT,)),
+        "nvmx_round_heap": (None, ()),
+        "nvmx_passes_faults_to": (_INT, (_POINTER,)),
         "nvmx_discard": (None, (_INT,)),
         "nvmx_heap_used": (_U64, ()),
         "nvmx_set_msrs": (None, (_POINTER, _U32)),

@@ -15,6 +15,8 @@ _FOLDERS: Final = ("arch/x86/", "virt/kvm/", "include/", "lib/", "kernel/", "mm/
 """Folders at the top of a kernel tree, with what they hold that may warn; the first one counts."""
 
 _PLACE: Final = re.compile(r"(?P<file>[^ :]*/[^ :]*)(?=:\d)")
+_CHECK: Final = native.Result.check.offset
+_SITE: Final = ctypes.sizeof(native.Site)
 _NEAR_ZERO: Final = 0x10000
 _ERRNOS: Final = range(0xFFFF_F000, 1 << 32)
 
@@ -35,7 +37,8 @@ class ResultReader:
         self._result = result
         self._symbols = symbols
         self._texts: dict[int, str] = {0: ""}
-        self.words = memoryview(result).cast("B").cast("I")
+        self._bytes = memoryview(result).cast("B")
+        self.words = self._bytes.cast("I")
 
     def text(self, address: int | None) -> str:
         """Return the string constant at an address of the object, "" for none."""
@@ -44,6 +47,11 @@ class ResultReader:
         if text is None:
             text = self._texts[key] = ctypes.string_at(key).decode("utf-8", "replace")
         return text
+
+    def check_sites(self) -> bytes:
+        """Return what names the consistency checks that failed: the same bytes, the same checks."""
+        count = min(self.words[self.CHECKS], native.SITES)
+        return bytes(self._bytes[_CHECK : _CHECK + count * _SITE])
 
     def first_check(self) -> Check | None:
         """Return the consistency check that failed first, None if none did."""

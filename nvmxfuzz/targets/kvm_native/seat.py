@@ -39,7 +39,7 @@ from nvmxfuzz.targets.base import (
 )
 from nvmxfuzz.targets.kvm_native import l1
 from nvmxfuzz.targets.kvm_native.below import Below
-from nvmxfuzz.targets.kvm_native.direct import Direct, Ran, l1_of
+from nvmxfuzz.targets.kvm_native.direct import Direct, l1_of
 from nvmxfuzz.targets.kvm_native.errors import IoctlError
 from nvmxfuzz.targets.kvm_native.hardware import hardware_of
 from nvmxfuzz.targets.kvm_native.ioctl_numbers import EXIT_REASONS
@@ -48,13 +48,17 @@ from nvmxfuzz.targets.kvm_native.looking import Looker, ends_of
 from nvmxfuzz.targets.kvm_native.port import FailedEntry, Script
 from nvmxfuzz.targets.kvm_native.results import CallResult, Check, Stopped
 from nvmxfuzz.targets.kvm_native.virtual import virtual_profile
-from nvmxfuzz.targets.kvm_native.vm import RAM, Fresh, fresh
+from nvmxfuzz.targets.kvm_native.vm import RAM, fresh
 from nvmxfuzz.targets.kvm_native.vmcs12 import Vmcs12Layout
 from nvmxfuzz.targets.passage import Passage
 
 _Regions: TypeAlias = tuple[tuple[int, bytes], ...]
-_MOST_READY: Final = 3
-"""Contents of memory that are kept as snapshots; the bases have two."""
+_MOST_SAID: Final = 1024
+"""Lists of failed checks whose messages are kept."""
+_IN_L2: Final = 1
+_MP_STATE: Final = 9
+"""Places of numbers of `Direct.numbers`."""
+_ENTERED: Final = observed(ENTERED)
 _ENTRY_FAILURE: Final = 1 << 31
 _BASIC_REASON: Final = 0xFFFF
 _PENDING: Final = 0x100
@@ -123,9 +127,12 @@ class Seat:
         self._memory.write(0, bytes([UNBACKED]) * RAM)
         self._has_dry_run = _has_dry_run(library)
         self._settle()
-        self._empty = made.keep()
-        self._ready: dict[_Regions, Fresh] = {}
-        self._before: _Regions | None = None
+        # Going from the seat of one processor to that of another one is the cheaper for it.
+        library.functions.nvmx_round_heap()
+        self._fresh = made.keep()
+        self._said: dict[bytes, tuple[Message, ...]] = {}
+        self._usual: _Regions = ()
+        self._before: _Regions = ()
 
     def _settle(self) -> None:
         """Let L1 have run: what KVM makes at its first VM entry is there, not again each time."""
@@ -153,8 +160,7 @@ class Seat:
 
     def leave(self) -> None:
         """Give back the memory of the seat, which is then of no use."""
-        for made in (self._empty, *self._ready.values()):
-            made.discard()
+        self._fresh.discard()
 
     def check_heap(self) -> None:
         """Look for damage in the memory that KVM has allocated; Stopped if there is some."""
@@ -220,14 +226,15 @@ class Seat:
             below.dry_run = True
             below.connect(self._library, self._vcpu.address)
         self._direct.run(image, attempt.instruction == "vmlaunch")
-        ran = self._direct.ran()
+        ran = self._direct.numbers()
         messages = self._messages()
         if below is not None:
             below.dry_run = False
             if below.gave_up:
                 return replace(below.gave_up, messages=messages), False
         # Where L2 halts at once, no processor executes anything.
-        return self._observation(ran, messages), ran.in_l2 and ran.mp_state == _RUNNABLE
+        runs = ran[_IN_L2] != 0 and ran[_MP_STATE] == _RUNNABLE
+        return self._observation(ran, messages), runs
 
     def _to_the_end(self, image: bytes, attempt: Attempt, below: Below) -> Observation:
         seen, runs = self._by_software(image, attempt, below)
@@ -249,16 +256,21 @@ class Seat:
         return observed(end, messages)
 
     def _renew(self, regions: _Regions) -> None:
-        """Be as new, with these regions in memory. What comes again and again is kept ready."""
-        ready = self._ready.get(regions)
-        if ready is not None:
-            ready.renew()
+        """Be as new, with these regions in memory.
+
+        The first ones that come twice in a row are kept in the snapshot: they are those of a base.
+        """
+        self._fresh.renew()
+        if regions == self._usual:
             return
-        self._empty.renew()
+        for start, data in self._usual:
+            self._memory.write(start, bytes([UNBACKED]) * len(data))
         for start, data in regions:
             self._memory.write(start, data)
-        if regions == self._before and len(self._ready) < _MOST_READY:
-            self._ready[regions] = self._empty.keep()
+        if regions == self._before and not self._usual:
+            self._usual, empty = regions, self._fresh
+            self._fresh = empty.keep()
+            empty.discard()
         self._before = regions
 
     def _make_ready(self, attempt: Attempt) -> bytes:
@@ -272,18 +284,20 @@ class Seat:
             attempt.vmcs, attempt.launch_state == "launched", processor.current_vmcs_is_shadow
         )
 
-    def _observation(self, ran: Ran, messages: tuple[Message, ...]) -> Observation:
-        if ran.in_l2:
-            return observed(ENTERED, messages)
-        if ran.value == 0:
-            why = _exit_to_user(ran.exit_to_user)
-            return no_opinion(f"KVM leaves L1 to user space with {why}", messages)
-        if ran.exception & _PENDING and ran.exception & 0xFF != Vector.DB:
-            return observed(fault(ran.exception & 0xFF), messages)
+    def _observation(self, ran: tuple[int, ...], messages: tuple[Message, ...]) -> Observation:
+        value, in_l2, rflags, _, error, reason, qualification, _, exception, _, _, to_user = ran
+        if in_l2:
+            return observed(ENTERED, messages) if messages else _ENTERED
+        if value == 0:
+            return no_opinion(
+                f"KVM leaves L1 to user space with {_exit_to_user(to_user)}", messages
+            )
+        if exception & _PENDING and exception & 0xFF != Vector.DB:
+            return observed(fault(exception & 0xFF), messages)
         # With TF in L1 a #DB is pending behind an instruction that is done, as it is after VMfail.
-        outcome = _failure(ran.rflags, ran.instruction_error)
+        outcome = _failure(rflags, error)
         if outcome is None:
-            outcome = _exit(ran.exit_reason, ran.exit_qualification)
+            outcome = _exit(reason, qualification)
         if outcome is None:
             return no_opinion("KVM goes on in L1 as if nothing had happened", messages)
         return observed(outcome, messages)
@@ -304,9 +318,17 @@ class Seat:
 
     def _messages(self) -> tuple[Message, ...]:
         reader = self._library.reader
-        if not reader.words[reader.CHECKS] | reader.words[reader.WARNINGS]:
+        if reader.words[reader.WARNINGS]:
+            return messages_of(self._library.result())
+        if not reader.words[reader.CHECKS]:
             return ()
-        return messages_of(self._library.result())
+        sites = reader.check_sites()
+        said = self._said.get(sites)
+        if said is None:
+            if len(self._said) == _MOST_SAID:
+                self._said.clear()
+            said = self._said[sites] = messages_of(self._library.result())
+        return said
 
 
 def messages_of(result: CallResult) -> tuple[Message, ...]:

@@ -26,8 +26,8 @@ from nvmxfuzz.targets.python_model import PythonModel
 FAMILY: Final = "kvm"
 COVERAGE: Final = "coverage"
 _MOST_SEATS: Final = 7
-"""Processors that are kept ready. Each has up to four snapshots of some 5 MiB; there can be 64, and
-two targets may share one object."""
+"""Processors that are kept ready. Each has a snapshot of some 6 MiB, for a moment a second one;
+there can be 64, and two targets may share one object."""
 
 _MOST_OFFERED: Final = 64
 

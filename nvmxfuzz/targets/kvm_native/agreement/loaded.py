@@ -185,6 +185,8 @@ def _settled(loaded: Loaded, hardware: Hardware, leaves: Leaves, params: EntryPa
     )
     # What has brought L1 this far is not there any more: what no case writes is zero.
     made.vm.memory.write(0, bytes(_USED))
+    # Going from one processor to another one is the cheaper for it.
+    made.machine.library.functions.nvmx_round_heap()
     return replace(loaded, made=made.keep(), kvm=kvm)
 
 

@@ -78,6 +78,8 @@ extern NVMX_API nvmx_u32 nvmx_seconds;		/* 0: no limit */
 NVMX_API nvmx_s64 nvmx_call(void *function, nvmx_u64 a, nvmx_u64 b, nvmx_u64 c, nvmx_u64 d,
 			    nvmx_u64 e, nvmx_u64 f);
 NVMX_API void nvmx_install_signal_handlers(void);	/* chains to those that were there */
+NVMX_API void nvmx_round_heap(void);	/* before a snapshot: it is more like those of others */
+NVMX_API int nvmx_passes_faults_to(void *handler);	/* of signals; such a chain leads to it */
 NVMX_API int nvmx_check_heap(void);	/* [guarded] every canary and freed object; or NVMX_HEAP */
 NVMX_API void nvmx_forget_once(void);	/* WARN_ONCE and pr_*_once report again */
 
@@ -86,7 +88,8 @@ NVMX_API void nvmx_forget_once(void);	/* WARN_ONCE and pr_*_once report again */
 /*
  * At any time but within a guarded call. What survives a restore: nvmx_result, nvmx_step_limit,
  * nvmx_seconds, which port is set (a script and how far it is are restored), coverage.
- * Cost: a copy of data and heap (0.6 MiB with one vCPU), and the guest's pages touched since.
+ * Cost: a copy of data and heap (0.6 MiB with one vCPU), and the guest's pages touched since;
+ * from the second time in a row on, and for snapshots that are alike, of the pages written since.
  */
 #define NVMX_SNAPSHOTS 64	/* that there can be at a time */
 

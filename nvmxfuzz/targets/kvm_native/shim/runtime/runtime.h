@@ -47,6 +47,21 @@ static inline void step(void)
 		stop(NVMX_STEPS, "more than %u steps", nvmx_step_limit);
 }
 
+const struct sigaction *faults_before(void);	/* who had SIGSEGV before this object */
+void *fault_handler(void);
+
+/* ------------------------------------------------------------------ touched.c */
+
+void touched_forget(void);
+void touched_add(void *memory, uint64_t offset, uint64_t size);	/* a piece of the state */
+void touched_begin(void);	/* from now on it is known which pages are written, if it can be */
+int touched_end(void);		/* and no longer */
+int touched_is_known(void);
+int touched_fault(const void *address, uint64_t error);
+int touched_join(const char *copy, const char *other);
+void touched_restore(const char *copy);
+int faults_go_to(const struct sigaction *action, void *handler);
+
 /* ------------------------------------------------------------------ clock.c */
 
 void clock_want(void);		/* a call begins: see that the time limit is watched */

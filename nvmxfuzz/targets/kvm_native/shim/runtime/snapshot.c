@@ -6,6 +6,9 @@
  * mostly untouched, is the exception: it is mapped privately from the snapshot's file, and only
  * its touched pages are dropped.
  *
+ * From the second restore of one snapshot in a row on, only what was written since is copied, guest
+ * memory too (touched.c): that is how a loop over cases goes. Snapshots that are alike share it.
+ *
  * What a restore must not touch stands in sections of its own: nvmx_keep, and the counters of
  * coverage. Their table of places never changes, and is larger than all the rest.
  */
@@ -22,8 +25,10 @@
 struct range { char *at; uint64_t size; };
 
 struct snapshot {
-	char *copy;		/* NULL: free */
+	char *copy;		/* NULL: free; the large region stands behind all the rest */
 	uint64_t size;
+	uint64_t large_at;	/* where, in the copy */
+	uint32_t family;	/* whose members are alike; 0 is none */
 	struct arena arena;
 	int large;		/* file of the large region, or -1 */
 };
@@ -32,6 +37,7 @@ KEPT static struct range ranges[RANGES] = { { 0, 0 } };
 KEPT static int range_count = 0;
 KEPT static struct snapshot snapshots[SNAPSHOTS] = { { 0 } };
 KEPT static int mapped = -1;	/* snapshot whose file the large region is mapped from */
+KEPT static uint32_t family = 0;	/* the latest one: it counts while touched_is_known() */
 
 /* ------------------------------------------------------------------ what is the object's data */
 
@@ -247,7 +253,8 @@ static int save_large(struct snapshot *snapshot)
 	for (i = 0; i < snapshot->arena.large_blocks; i++)
 		if (write_block(snapshot->large, &snapshot->arena.large[i]))
 			return -1;
-	return 0;
+	return mmap(snapshot->copy + snapshot->large_at, snapshot->arena.large_used, PROT_READ,
+		    MAP_SHARED | MAP_FIXED, snapshot->large, 0) == MAP_FAILED ? -1 : 0;
 }
 
 /* Accessible, zero, and of no file: as if never handed out. */
@@ -304,6 +311,68 @@ static int restore_large(struct snapshot *snapshot, int number, const struct are
 	return map_large(snapshot, number);
 }
 
+/* ------------------------------------------------------------------ families */
+
+static void track(void *memory, uint64_t size, char **copy)
+{
+	touched_add(memory, (uint64_t)*copy, size);
+	*copy += size;
+}
+
+/* The state is that of `snapshot` now. */
+static void begin_family(struct snapshot *snapshot)
+{
+	char *copy = NULL;
+	uint32_t i;
+
+	touched_forget();
+	visit_data(track, &copy);
+	visit_arena(&snapshot->arena, track, &copy);
+	for (i = 0; i < snapshot->arena.large_blocks; i++)
+		touched_add(arena_large() + snapshot->arena.large[i].start,
+			    snapshot->large_at + snapshot->arena.large[i].start,
+			    snapshot->arena.large[i].size);
+	touched_begin();
+	snapshot->family = ++family;
+}
+
+static const struct snapshot *any_member(void)
+{
+	int number;
+
+	for (number = 0; number < SNAPSHOTS; number++)
+		if (snapshots[number].copy && snapshots[number].family == family)
+			return &snapshots[number];
+	return NULL;
+}
+
+static int has_shape_of(const struct arena *one, const struct arena *other)
+{
+	int class;
+
+	for (class = 0; class < CLASSES; class++)
+		if (one->class[class].used != other->class[class].used)
+			return 0;
+	return one->small_used == other->small_used && one->large_used == other->large_used &&
+	       one->large_blocks == other->large_blocks;
+}
+
+static int is_member(struct snapshot *snapshot)
+{
+	const struct snapshot *member;
+
+	if (!touched_is_known())
+		return 0;
+	if (snapshot->family == family)
+		return 1;
+	member = any_member();
+	if (!member || !has_shape_of(&member->arena, &snapshot->arena) ||
+	    touched_join(member->copy, snapshot->copy))
+		return 0;
+	snapshot->family = family;
+	return 1;
+}
+
 /* ------------------------------------------------------------------ the interface */
 
 static int free_number(void)
@@ -340,7 +409,9 @@ int nvmx_snapshot(void)
 	snapshot->arena = arena;
 	visit_data(count_bytes, &copy);
 	visit_arena(&arena, count_bytes, &copy);
-	snapshot->size = (uint64_t)copy;
+	snapshot->family = 0;
+	snapshot->large_at = ((uint64_t)copy + PAGE - 1) & -PAGE;
+	snapshot->size = snapshot->large_at + arena.large_used;
 	copy = mmap(NULL, snapshot->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
 		    -1, 0);
 	if (copy == MAP_FAILED)
@@ -348,7 +419,7 @@ int nvmx_snapshot(void)
 	snapshot->copy = copy;
 	visit_data(save, &copy);
 	visit_arena(&snapshot->arena, save, &copy);
-	if (save_large(snapshot) || map_large(snapshot, number)) {
+	if (save_large(snapshot) || touched_end() || map_large(snapshot, number)) {
 		nvmx_discard(number);
 		return NVMX_NO_MEMORY;
 	}
@@ -359,6 +430,7 @@ int nvmx_restore(int number)
 {
 	struct snapshot *snapshot = snapshot_of(number);
 	struct arena now = arena;
+	int is_again = mapped == number;
 	char *copy;
 
 	if (guard.armed || guard.in_port)
@@ -366,12 +438,21 @@ int nvmx_restore(int number)
 	if (!snapshot)
 		return NVMX_NO_SNAPSHOT;
 	/* First, since it can fail: `arena` still says what there is, and it can be tried again. */
-	if (restore_large(snapshot, number, &now))
+	if (is_member(snapshot)) {
+		if (unmap_newer(&snapshot->arena, &now))
+			return NVMX_NO_MEMORY;
+		touched_restore(snapshot->copy);
+		clear_newer(&snapshot->arena, &now);
+		return 0;
+	}
+	if (touched_end() || restore_large(snapshot, number, &now))
 		return NVMX_NO_MEMORY;
 	copy = snapshot->copy;
 	visit_data(load, &copy);
 	visit_arena(&snapshot->arena, load, &copy);
 	clear_newer(&snapshot->arena, &now);
+	if (is_again)
+		begin_family(snapshot);
 	return 0;
 }
 
