@@ -121,6 +121,13 @@ def test_what_kvm_refuses_again_is_judged_seldom_and_the_rest_each_time(tmp_path
     assert SAMPLE_OF % JUDGED_OF == 0
 
 
+def test_an_attempt_that_was_judged_is_judged_again_only_by_the_sample(tmp_path: Path) -> None:
+    bad = entry(host_cr3=1 << 60)
+    others = [entry(tsc_offset=2**64 - 1), entry(tsc_offset=7)]
+    ran = Ran([*others, bad, *[bad] * 9], lambda _: observed(ENTERED), tmp_path)
+    assert (ran.judged, ran.seen[NO_MISSED_CHECK]) == (3, 1)
+
+
 def test_a_missed_check_is_found_each_time_it_shows(tmp_path: Path) -> None:
     def misses(attempt: Attempt) -> Observation | None:
         return observed(ENTERED) if attempt.vmcs.host_cr3 >> 60 else None
