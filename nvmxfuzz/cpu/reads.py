@@ -31,15 +31,19 @@ _ATTEMPTS = 64
 _PACKAGE = __name__.rpartition(".")[0]
 
 
-def inputs_by_rule(chapter: Chapter) -> dict[str, frozenset[str]]:
+def inputs_by_rule(chapter: Chapter, *, conditions: bool = True) -> dict[str, frozenset[str]]:
     """Return by rule the names of the inputs that its code can look at.
 
     An input is a VMCS field, an attribute of `Processor`, or `instruction`, `launch_state` or
-    `memory`. What only reaches a rule through a word of `Entry` counts as named by it.
+    `memory`. What only reaches a rule through a word of `Entry` counts as named by it. Without
+    `conditions`, what only decides whether the rule applies is left out.
     """
     views = {name: frozenset(_names_in(view)) for name, view in chapter.views.items()}
     derived = _derived_words()
-    return {rule.name: _inputs(rule, views, derived) for rule in chapter.rules}
+    rules = chapter.rules
+    if not conditions:
+        rules = tuple(replace(rule, condition=None) for rule in rules)
+    return {rule.name: _inputs(rule, views, derived) for rule in rules}
 
 
 def _inputs(

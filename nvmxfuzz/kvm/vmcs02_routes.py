@@ -14,7 +14,9 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Final
 
+from nvmxfuzz.arch.controls import Primary, Secondary, VmEntry
 from nvmxfuzz.arch.fields import FIELDS
+from nvmxfuzz.kvm.check_values import nested_cpu_has2
 from nvmxfuzz.kvm.vmcs02_fields import (
     EOI_FIELDS,
     EVENT_FIELDS,
@@ -24,6 +26,7 @@ from nvmxfuzz.kvm.vmcs02_fields import (
     SYSENTER_FIELDS,
 )
 from nvmxfuzz.kvm.vmx_registers import CET_FIELDS
+from nvmxfuzz.machine.vmcs import Vmcs
 
 
 class Route(Enum):
@@ -144,6 +147,11 @@ NEVER_SEEN: Final = frozenset(ROUTES) - {
 }
 """Fields of vmcs12 that change nothing in vmcs02: KVM alone judges them and acts on them."""
 
+NEVER_REACHES: Final = frozenset(
+    name for name, origin in ROUTES.items() if name not in origin.sources
+)
+"""Fields of vmcs12 whose own value never gets into vmcs02: these, and where KVM reads."""
+
 MSR_LIST_FIELDS: Final = frozenset(
     {
         "guest_ia32_pat",
@@ -161,3 +169,30 @@ MSR_LIST_FIELDS: Final = frozenset(
     }
 )
 """Fields of vmcs02 that the VM-entry MSR-load list of vmcs12 can change."""
+
+
+DECIDED_BY: Final[Mapping[str, tuple[str, int]]] = MappingProxyType(
+    {
+        **dict.fromkeys(CET_FIELDS, (_ENTRY, int(VmEntry.LOAD_CET_STATE))),
+        "guest_bndcfgs": (_ENTRY, int(VmEntry.LOAD_IA32_BNDCFGS)),
+        "guest_dr7": (_ENTRY, int(VmEntry.LOAD_DEBUG_CONTROLS)),
+        "guest_ia32_pat": (_ENTRY, int(VmEntry.LOAD_IA32_PAT)),
+        "guest_intr_status": (_SECONDARY, int(Secondary.VIRTUAL_INTERRUPT_DELIVERY)),
+        "tpr_threshold": (_PRIMARY, int(Primary.USE_TPR_SHADOW)),
+        "xss_exit_bitmap": (_SECONDARY, int(Secondary.ENABLE_XSAVES_XRSTORS)),
+    }
+)
+"""Conditional field -> the control of vmcs12 without which it does not reach vmcs02."""
+
+
+def reaches(name: str, vmcs12: Vmcs) -> bool:
+    """Tell whether the value of a field of this vmcs12 gets into vmcs02, if only in part."""
+    if name in NEVER_REACHES:
+        return False
+    if name not in DECIDED_BY:
+        return True
+    word, control = DECIDED_BY[name]
+    if word == _SECONDARY:
+        return nested_cpu_has2(vmcs12, control)
+    value: int = vmcs12.__dict__[word]
+    return value & control != 0

@@ -24,6 +24,7 @@ from nvmxfuzz.machine.outcome import ENTERED, Outcome
 from nvmxfuzz.oracles.corrected import Corrected
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.known_kvm import tables_of
+from nvmxfuzz.oracles.kvm_l0_owned import L0_OWNED, finding, l0_owned
 from nvmxfuzz.oracles.kvm_tables import KvmTables
 from nvmxfuzz.oracles.kvm_witness import Kvm, Once, first_check, on_virtual, place, warnings
 from nvmxfuzz.oracles.oracle import Oracle
@@ -293,6 +294,18 @@ class _Entries:
         found = self._compared(case.attempt, run)
         return self._finding(NO_OVERREACH, found) if found.relation == "overreach" else None
 
+    def l0_owned(self, case: EntryCase, run: VmEntryWitness) -> Finding | None:
+        """KVM's software refuses what breaks only rules about what vmcs02 never has of L1's."""
+        attempt = case.attempt
+        virtual = on_virtual(attempt, self.kvm)
+        found = l0_owned(
+            run(virtual),
+            virtual,
+            tables_of(self.kvm.name),
+            lambda: self.kvm.run(attempt).outcome == ENTERED,
+        )
+        return finding(self.kvm.name, *found) if found else None
+
     def merged_enters(self, case: EntryCase, run: VmEntryWitness) -> Finding | None:
         """What the rules and KVM's software let pass, the processor enters with the merged VMCS."""
         judgement = run(on_virtual(case.attempt, self.kvm))
@@ -337,6 +350,7 @@ def kvm_oracles(
     always = (
         Oracle(NO_MISSED_CHECK, "SDM: VM Entries", of.no_missed_check),
         Oracle(NO_OVERREACH, "SDM: VM Entries", of.no_overreach),
+        Oracle(L0_OWNED, "SDM: VM Entries", of.l0_owned),
         Oracle(SURVIVES, "KVM: no guest may reach a WARN or a BUG", of.survives),
     )
     others = (

@@ -29,6 +29,7 @@ from nvmxfuzz.oracles.kvm_entry import (
     kind_of,
     permitted_text,
 )
+from nvmxfuzz.oracles.kvm_l0_owned import L0_OWNED, finding, l0_owned
 from nvmxfuzz.oracles.kvm_l1 import unmet
 from nvmxfuzz.oracles.oracle import Oracle
 from nvmxfuzz.oracles.vm_entry import VmEntryWitness
@@ -124,6 +125,11 @@ class OnceFollowed:
             self._passages[dry] = Passage(not_representable(reason)) if reason else ask(attempt)
         return self._passages[dry]
 
+    def let_pass(self, attempt: Attempt) -> bool:
+        """Tell whether KVM's software lets an attempt pass: the processor is asked, or L2 halts."""
+        passage = self.follow(attempt)
+        return bool(passage.entries) or passage.outcome == ENTERED
+
     def both(self, attempt: Attempt) -> tuple[Passage, Passage]:
         """Return the passages without a dry run and with one."""
         return self.follow(attempt), self.follow(attempt, dry=True)
@@ -178,6 +184,16 @@ class _Loops:
         assert seen.outcome is not None
         said = f"L1 sees {seen.outcome}, {permitted_text(judgement)}"
         return of.finding(PERMITTED_OUTCOME, kind_of(seen.outcome), said, found.rules)
+
+    def l0_owned(self, case: EntryCase, run: VmEntryWitness) -> Finding | None:
+        """KVM's software refuses what breaks only rules about what vmcs02 never has of L1's."""
+        attempt, of = case.attempt, self.of
+        virtual = of.virtual(attempt)
+        judgement = run(virtual)
+        if of.run(attempt).outcome in judgement.permitted:
+            return None
+        found = l0_owned(judgement, virtual, of.tables, lambda: of.let_pass(attempt))
+        return finding(of.name, *found) if found else None
 
     def transparent(self, case: EntryCase, run: VmEntryWitness) -> Finding | None:
         """What L1 sees is the same with a dry run and without, but for the permitted sets."""
@@ -329,7 +345,10 @@ def loop_oracles(
 
     followed = OnceFollowed(loop)
     of = _Loops(followed)
-    always = (Oracle(PERMITTED_OUTCOME, "SDM: VM Entries", of.permitted_outcome),)
+    always = (
+        Oracle(PERMITTED_OUTCOME, "SDM: VM Entries", of.permitted_outcome),
+        Oracle(L0_OWNED, "SDM: VM Entries", of.l0_owned),
+    )
     others = (
         Oracle(VMCS02_SOUND, "SDM: VM Entries", of.vmcs02_sound),
         Oracle(EXIT_INFO, "SDM: VM-Entry Failures During or After Loading", of.exit_info),

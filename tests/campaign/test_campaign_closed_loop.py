@@ -23,7 +23,7 @@ def test_a_campaign_asks_the_oracles_of_the_loop(monkeypatch: pytest.MonkeyPatch
     harness = with_target(rules, "kvm-6.1+bochs", isolated=False)
     assert {oracle.name for oracle in harness.always} - {
         oracle.name for oracle in rules.always
-    } == {"entry.permitted-outcome"}
+    } == {"entry.permitted-outcome", "entry.l0-owned"}
     added = [oracle for oracle in harness.oracles if oracle not in rules.oracles]
     assert {oracle.name for oracle in added} == {
         "entry.vmcs02-sound",

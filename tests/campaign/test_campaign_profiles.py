@@ -64,6 +64,7 @@ def test_a_campaign_on_kvm_keeps_to_its_virtual_processors(monkeypatch: pytest.M
     assert {oracle.name for oracle in harness.always} == {
         "entry.no-missed-check",
         "entry.no-overreach",
+        "entry.l0-owned",
         "kvm.survives",
     }
     assert "entry.merged-enters" in {oracle.name for oracle in harness.oracles}

@@ -18,7 +18,17 @@ from nvmxfuzz.kvm.entry_run import NestedEntry
 from nvmxfuzz.kvm.hardware import WillingHardware
 from nvmxfuzz.kvm.host import ModuleParams
 from nvmxfuzz.kvm.vcpu import EntryRequest, Kvm
-from nvmxfuzz.kvm.vmcs02_routes import L0_OWNED, MSR_LIST_FIELDS, NEVER_SEEN, ROUTES, Route
+from nvmxfuzz.kvm.vmcs02_routes import (
+    DECIDED_BY,
+    L0_OWNED,
+    MSR_LIST_FIELDS,
+    NEVER_REACHES,
+    NEVER_SEEN,
+    ROUTES,
+    Route,
+    reaches,
+)
+from nvmxfuzz.kvm.vmx_registers import CET_FIELDS
 from nvmxfuzz.machine.vmcs import Vmcs
 
 Launch: TypeAlias = Callable[..., NestedEntry]
@@ -283,3 +293,41 @@ def test_the_routes_are_about_fields_that_exist() -> None:
     assert {"host_rip", "vmcs_link_pointer", "io_bitmap_a", "pml_address"} <= L0_OWNED
     assert {"host_rip", "io_bitmap_a", "cr3_target_count", "guest_activity_state"} <= NEVER_SEEN
     assert "guest_cr0" not in NEVER_SEEN | L0_OWNED
+    assert {"msr_bitmap", "vm_exit_msr_store_addr"} == NEVER_REACHES - NEVER_SEEN
+
+
+def with_cet(kvm: Kvm) -> Kvm:
+    virtual = kvm.virtual
+    msrs = replace(
+        virtual.msrs, entry_ctls_high=virtual.msrs.entry_ctls_high | VmEntry.LOAD_CET_STATE
+    )
+    features = virtual.features | {"cet-ss", "cet-ibt"}
+    return replace(kvm, virtual=replace(virtual, msrs=msrs, features=features))
+
+
+VALUES = {
+    "guest_ia32_pat": 0x0606_0606_0606_0606,
+    "guest_bndcfgs": 0x1001,
+    "guest_dr7": 0x408,
+}
+"""Of the other fields 8 may be loaded."""
+
+
+@pytest.mark.parametrize("version", ENTRY_KERNELS)
+@pytest.mark.parametrize("name", DECIDED_BY)
+def test_a_control_decides_whether_a_field_reaches_vmcs02(
+    launch: Launch, version: str, name: str
+) -> None:
+    if name in CET_FIELDS and version != "6.19":
+        return  # No other kernel has them.
+    word, control = DECIDED_BY[name]
+    value = VALUES.get(name, 8)
+    plain = {ENTRY: 0x13FB, PRIMARY: 0x400_6172 | SECONDARY_ON, SECONDARY: 0}
+    needed = {PIN: int(Pin.EXTERNAL_INTERRUPT_EXITING)}
+    for bits, passed_on in ((0, False), (control, True)):
+        edits = {**plain, word: plain[word] & ~control | bits, name: value}
+        if word != PRIMARY:
+            edits[PRIMARY] |= int(Primary.USE_TPR_SHADOW)
+        made = vmcs02(launch(edits, needed, version=version, kvm=with_cet))
+        assert (made.__dict__[name] == value) is passed_on
+        assert reaches(name, made.replace(edits)) is passed_on

@@ -112,7 +112,7 @@ def test_the_processor_is_asked_only_where_software_lets_pass() -> None:
     ):
         kvm.asked.clear()
         given = case(**fields)
-        assert [oracle.check(given, vm_entry) for oracle in always_asked] == [None] * 3
+        assert [oracle.check(given, vm_entry) for oracle in always_asked] == [None] * 4
         assert kvm.asked == asked
     for fields in ({}, {"guest_rflags": 0xA}):
         kvm.asked.clear()
@@ -158,8 +158,9 @@ def test_what_is_left_to_the_processor_must_end_as_the_rules_say() -> None:
 
 def test_of_rules_that_nobody_checks_one_is_told() -> None:
     kvm = FakeKvm(always(ENTERED), always(ENTERED))
-    (found,) = ask(kvm, case(**BAD_HOST, host_cr4=0))
-    (both,) = ask(FakeKvm(always(ENTERED), always(fail_valid(8))), case(**BAD_HOST, host_cr4=0))
+    found, owned = ask(kvm, case(**BAD_HOST, host_cr4=0))
+    both, _ = ask(FakeKvm(always(ENTERED), always(fail_valid(8))), case(**BAD_HOST, host_cr4=0))
+    assert (owned.oracle, owned.rules) == ("entry.l0-owned", found.rules)
     assert len(found.rules) == 1
     assert set(found.rules) < set(both.rules)
 

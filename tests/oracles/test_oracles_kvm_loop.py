@@ -129,7 +129,7 @@ def test_what_no_l1_can_show_kvm_does_not_run() -> None:
 def test_an_attempt_runs_once_and_is_followed_only_by_those_that_cost_more() -> None:
     loop = FakeLoop()
     always, others = loop_oracles(loop)
-    assert [oracle.check(LEGAL, vm_entry) for oracle in always] == [None]
+    assert [oracle.check(LEGAL, vm_entry) for oracle in always] == [None, None]
     assert loop.asked == ["run"]
     assert not any(oracle.check(LEGAL, vm_entry) for oracle in others)
     assert sorted(loop.asked) == ["follow", "follow_dry", "run"]
@@ -171,6 +171,14 @@ def test_an_outcome_that_is_not_permitted() -> None:
     assert found["entry.permitted-outcome"].site == "exit 33 qualification 0"
     found = ask(FakeLoop(ends(ENTERED), ends(ENTERED)), GUEST)
     assert found["entry.permitted-outcome"].rules == ("guest.rflags.reserved",)
+
+
+def test_what_nobody_but_kvm_can_catch() -> None:
+    given = case(host_cs_selector=0)
+    found = ask(FakeLoop(ends(ENTERED), ends(ENTERED)), given)["entry.l0-owned"]
+    assert (found.rules, found.site) == (("host.cs.not-null",), "host_cs_selector")
+    assert "entry.l0-owned" not in ask(FakeLoop(by_kvm(EXIT_33), by_kvm(EXIT_33)), given)
+    assert "entry.l0-owned" not in ask(FakeLoop(ends(ENTERED), ends(ENTERED)), GUEST)
 
 
 @pytest.mark.parametrize(
