@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nvmxfuzz.cpu.rule import Failure
-from nvmxfuzz.oracles import known_bochs, known_kvm, known_kvm_mistakes
+from nvmxfuzz.oracles import known_bochs, known_kvm, known_kvm_loop, known_kvm_mistakes
 from nvmxfuzz.oracles.known import KnownDifference, KnownMistake
+from nvmxfuzz.oracles.known_kvm_loop import KnownChange
 from nvmxfuzz.oracles.kvm_tables import KvmDifference
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -28,6 +29,14 @@ An entry is a few lines in `nvmxfuzz/oracles/known_bochs.py`, its condition a fu
 `known_bochs_where.py`, and `corpus/known` has vectors that still show it. Tests fail when a vector
 no longer does, when a neighbour of one differs otherwise, and when an entry could cover more
 without being noticed.
+"""
+
+HEAD_OF_LOOP = """## Changed by a VM entry
+
+What the oracles on the closed loop (`kvm-6.1+...`, `kvm-6.12+...`) accept as other than before,
+after a VM entry: some by design, some by a mistake of KVM's, which then has a page. An entry is a
+few lines in `nvmxfuzz/oracles/known_kvm_loop.py`. Tests fail when its vectors no longer show each
+of its changes, and when its oracles do not fire without it.
 """
 
 HEAD_OF_KVM = """# Known differences of KVM
@@ -80,6 +89,27 @@ def page_of_kvm() -> Iterator[str]:
             yield from end(entry)
             yield vectors(entry)
 
+    yield ""
+    yield from HEAD_OF_LOOP.splitlines()
+    yield ""
+    yield f"{len(known_kvm_loop.ENTRIES)} entries."
+    for each in known_kvm_loop.ENTRIES:
+        yield from change(each)
+
+
+def change(entry: KnownChange) -> Iterator[str]:
+    """Yield what a change is, why it is there, and who accepts it."""
+    page = f" ([page](findings/{entry.page}.md))" if entry.page else ""
+    yield ""
+    yield f"### {entry.name}"
+    yield ""
+    yield entry.reason
+    yield ""
+    yield f"Kernel: `{entry.function}`{versions(entry)}{page}."
+    yield "Changes: " + ", ".join(f"`{name}`" for name in sorted(entry.changes)) + "."
+    yield "Accepted by: " + ", ".join(f"`{name}`" for name in entry.oracles) + "."
+    yield vectors(entry)
+
 
 def beginning(entry: KnownDifference | KnownMistake, mark: str = "##") -> Iterator[str]:
     """Yield the name of an entry, why it is there, and the section of the SDM."""
@@ -122,12 +152,12 @@ def end(entry: KvmDifference) -> Iterator[str]:
         yield f"Nobody checks it: L2 runs{page}."
 
 
-def versions(entry: KvmDifference) -> str:
+def versions(entry: KvmDifference | KnownChange) -> str:
     """Return the kernels that an entry is about, if not all."""
     return f", only in {', '.join(entry.kernels)}" if entry.kernels else ""
 
 
-def vectors(entry: KnownDifference | KnownMistake) -> str:
+def vectors(entry: KnownDifference | KnownMistake | KnownChange) -> str:
     """Return the line that names the vectors of an entry."""
     paths = sorted((VECTORS / entry.name).glob("*.toml"))
     return "Vectors: " + ", ".join(f"`{path.stem}`" for path in paths) + "."

@@ -10,17 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from nvmxfuzz.arch.controls import Secondary, VmExit
-from nvmxfuzz.arch.fields import FIELDS
 from nvmxfuzz.arch.registers import Rflags
-from nvmxfuzz.cpu.vm_entry import vm_entry
 from nvmxfuzz.inputs.case import EntryCase
 from nvmxfuzz.machine.outcome import ENTERED
 from nvmxfuzz.oracles.finding import Finding
-from nvmxfuzz.oracles.kvm_loop import (
-    OnceFollowed,
+from nvmxfuzz.oracles.known_kvm_loop import DRY_RUN_SOUND, FAIL_BEFORE_STATE, HOST_RESTORED
+from nvmxfuzz.oracles.kvm_loop import OnceFollowed
+from nvmxfuzz.oracles.kvm_passage import (
     changed_fields,
     changed_pairs,
+    ends_in_fail,
     is_fail,
     late_failure,
 )
@@ -29,40 +28,12 @@ from nvmxfuzz.oracles.vm_entry import VmEntryWitness
 from nvmxfuzz.targets.passage import Passage
 
 DRY_RUN_EXITS: Final = "entry.dry-run-exits"
-DRY_RUN_SOUND: Final = "entry.dry-run-sound"
-HOST_RESTORED: Final = "entry.host-restored"
-FAIL_BEFORE_STATE: Final = "entry.fail-before-state"
 
 _SOURCE: Final = "KVM: the dry run of nested VM entry"
 _FLAGS: Final = Rflags.CF | Rflags.PF | Rflags.AF | Rflags.ZF | Rflags.SF | Rflags.OF
 _LENGTH: Final = 3
 """Of VMLAUNCH and VMRESUME, in bytes: where L1 goes on after VMfail."""
 _MOST_NAMES: Final = 6
-
-_GUEST: Final = frozenset(field.name for field in FIELDS if field.type == "guest")
-_EXIT_INFO: Final = frozenset(field.name for field in FIELDS if field.type == "exit-info")
-_L1_GOES_ON: Final = frozenset(
-    {"guest_rip", "guest_rflags", "guest_interruptibility_info", "guest_pending_dbg_exceptions"}
-)
-"""What an instruction that is done changes in the VMCS of L1."""
-_WRITTEN_BEHIND: Final = frozenset({"execution.tsc-multiplier.zero"})
-"""Rules on fields that KVM writes only behind the dry run, to which that is not how they are:
-docs/findings/dry-run-tsc-multiplier.md."""
-_MODE_OF_L1: Final = frozenset(
-    {
-        "cr0_guest_host_mask",
-        "cr0_read_shadow",
-        "cr4_guest_host_mask",
-        "cr4_read_shadow",
-        "exception_bitmap",
-        "vm_entry_controls",
-        "vm_exit_controls",
-        "cpu_based_vm_exec_control",
-        "secondary_vm_exec_control",
-        "ept_pointer",
-    }
-)
-"""Controls in the VMCS of L1 that hold, or depend on, the state that a failed entry loads."""
 
 
 class _DryRuns:
@@ -83,8 +54,7 @@ class _DryRuns:
         late = late_failure(passage)
         if late is None or not any(each.outcome.kind == "exit" for each in passage.dry_runs):
             return None
-        broken = set(vm_entry(passage.entries[-1].attempt).broken_names)
-        if broken & _WRITTEN_BEHIND:
+        if not self._of.unexplained(DRY_RUN_SOUND, passage, [str(late)]):
             return None
         said = f"the dry run ended in a VM exit, and the entry behind it in {late}"
         return self._of.finding(DRY_RUN_SOUND, str(late), said)
@@ -92,7 +62,7 @@ class _DryRuns:
     def host_restored(self, case: EntryCase, _run: VmEntryWitness) -> Finding | None:
         """After a dry run, a VMfail or a failed entry, what KVM changed for it is as before."""
         for dry, passage in enumerate(self._of.both(case.attempt)):
-            changed = list(_left_changed(passage))
+            changed = self._of.unexplained(HOST_RESTORED, passage, _left_changed(passage))
             if changed:
                 way = "with a dry run" if dry else "without a dry run"
                 said = f"{way}, after {passage.outcome}, these are not as before: "
@@ -107,15 +77,13 @@ class _DryRuns:
             outcome, before, after = passage.outcome, passage.l1_before, passage.l1_after
             if outcome is None or not is_fail(outcome) or before is None or after is None:
                 continue
-            if late_failure(passage) and not passage.dry_runs:
-                # Without a dry run KVM learns of it too late: docs/findings/late-vmfail.md.
-                continue
             changed = [f"MSR {int(name):#x}" for name in changed_pairs(before.msrs, after.msrs)]
             changed += [
                 f"vmcs12 {name}"
                 for name in changed_fields(before.vmcs, after.vmcs)
                 if name != "vm_instruction_error"
             ]
+            changed = self._of.unexplained(FAIL_BEFORE_STATE, passage, changed)
             if changed:
                 said = f"{outcome} came after these had changed: {', '.join(changed[:_MOST_NAMES])}"
                 return self._of.finding(FAIL_BEFORE_STATE, f"{_stage(passage)}: {changed[0]}", said)
@@ -132,7 +100,7 @@ def _stage(passage: Passage) -> str:
 
 
 def _kind(passage: Passage) -> str:
-    return "VMfail" if passage.outcome is not None and is_fail(passage.outcome) else "failed entry"
+    return "VMfail" if ends_in_fail(passage) else "failed entry"
 
 
 def _left_changed(passage: Passage) -> Iterator[str]:
@@ -142,30 +110,14 @@ def _left_changed(passage: Passage) -> Iterator[str]:
     if outcome == ENTERED and not passage.entries:
         # L2 halts, and is not over.
         return
-    for name in changed_pairs(before.registers, after.registers):
-        if name != "efer" or _has_efer_control(passage):
-            yield name
+    yield from changed_pairs(before.registers, after.registers)
     if before.loaded != after.loaded:
         yield f"the loaded VMCS is {after.loaded}"
     if outcome == ENTERED:
         return
-    changed = changed_fields(before.vmcs01, after.vmcs01)
+    yield from (f"vmcs01 {name}" for name in changed_fields(before.vmcs01, after.vmcs01))
     if is_fail(outcome):
-        own = _L1_GOES_ON | _EXIT_INFO
-        if not before.vmcs01.secondary_vm_exec_control & Secondary.ENABLE_EPT:
-            # The root of KVM's own page tables, wherever they are at the moment.
-            own |= {"guest_cr3"}
-        yield from (f"vmcs01 {name}" for name in changed if name not in own)
         yield from _registers_of_l1(passage)
-    else:
-        own = _GUEST | _MODE_OF_L1 | _EXIT_INFO
-        yield from (f"vmcs01 {name}" for name in changed if name not in own)
-
-
-def _has_efer_control(passage: Passage) -> bool:
-    """Tell whether VM exit loads EFER; if not, KVM puts it back on its way to user space."""
-    may = (each.attempt.profile.caps.exit_may for each in passage.asked)
-    return all(controls & VmExit.LOAD_IA32_EFER for controls in may)
 
 
 def _registers_of_l1(passage: Passage) -> Iterator[str]:
@@ -176,9 +128,6 @@ def _registers_of_l1(passage: Passage) -> Iterator[str]:
     before["rip"] += _LENGTH
     for name, value in before.items():
         flags = _FLAGS if name == "rflags" else 0
-        if name == "efer" and late_failure(passage) and not _has_efer_control(passage):
-            # That of L2 stays: docs/findings/late-vmfail.md.
-            continue
         if (value ^ after[name]) & ~flags:
             yield f"L1's {name}"
 

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final, Protocol
 
-from nvmxfuzz.arch.exit_reasons import ExitReason
 from nvmxfuzz.arch.fields import FIELDS
 from nvmxfuzz.cpu.judgement import Judgement
 from nvmxfuzz.cpu.vm_entry import CHAPTER, vm_entry
@@ -22,6 +21,13 @@ from nvmxfuzz.machine.profile import Profile
 from nvmxfuzz.oracles import agreement
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.known_kvm import tables_of
+from nvmxfuzz.oracles.known_kvm_loop import (
+    EXIT_INFO,
+    TRANSPARENT,
+    KnownChange,
+    changes_of,
+    unexplained,
+)
 from nvmxfuzz.oracles.kvm_entry import (
     Comparison,
     compare_end,
@@ -31,36 +37,16 @@ from nvmxfuzz.oracles.kvm_entry import (
 )
 from nvmxfuzz.oracles.kvm_l0_owned import L0_OWNED, finding, l0_owned
 from nvmxfuzz.oracles.kvm_l1 import unmet
+from nvmxfuzz.oracles.kvm_passage import changed_fields, changed_pairs, is_fail, late_failure
 from nvmxfuzz.oracles.oracle import Oracle
 from nvmxfuzz.oracles.vm_entry import VmEntryWitness
 from nvmxfuzz.targets.base import Observation, not_representable
 from nvmxfuzz.targets.passage import Passage
 
 PERMITTED_OUTCOME: Final = "entry.permitted-outcome"
-TRANSPARENT: Final = "entry.transparent"
 VMCS02_SOUND: Final = "entry.vmcs02-sound"
-EXIT_INFO: Final = "entry.exit-info"
 
 _ENTRY_EXIT: Final = frozenset({"vm_exit_reason", "exit_qualification"})
-_LOADED_INTO_VMCS12: Final = frozenset(
-    {
-        "guest_sysenter_cs",
-        "guest_sysenter_esp",
-        "guest_sysenter_eip",
-        "guest_ia32_debugctl",
-        "guest_ia32_pat",
-    }
-)
-"""Fields of vmcs12 into which KVM puts what a WRMSR of L2 writes, or the MSR-load list."""
-_SAVED_BY_KVM: Final = _LOADED_INTO_VMCS12 | {
-    *("guest_cr0", "guest_cr3", "guest_cr4", "guest_rsp", "guest_rip", "guest_rflags"),
-    *("guest_cs_ar_bytes", "guest_ss_ar_bytes", "guest_intr_status", "guest_linear_address"),
-    *("guest_interruptibility_info", "guest_activity_state", "vmx_preemption_timer_value"),
-    *("guest_pdptr0", "guest_pdptr1", "guest_pdptr2", "guest_pdptr3"),
-    *("vm_entry_controls", "guest_dr7", "guest_ia32_efer"),
-}
-"""What KVM saves after any VM exit of L2, also where it was a failed entry that the processor
-found: docs/findings/failed-entry-saves-state.md."""
 _MOST_NAMES: Final = 6
 
 
@@ -87,14 +73,16 @@ class Loop(Protocol):
 class OnceFollowed:
     """A loop on which each attempt runs once, however often it is asked about in a row.
 
-    It does not run what no L1 can bring before KVM.
+    It does not run what no L1 can bring before KVM. `known` is what is known to change on the way,
+    by default all that is of that kernel.
     """
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, known: Iterable[KnownChange] | None = None) -> None:
         self._loop = loop
         self.name = loop.name
         self.kernel = loop.name.partition("+")[0]
         self.tables = tables_of(self.kernel)
+        self._known = changes_of(self.kernel) if known is None else tuple(known)
         self._attempt: Attempt | None = None
         self._virtual: Attempt | None = None
         self._ran: Observation | None = None
@@ -144,6 +132,10 @@ class OnceFollowed:
         if found.relation == "missed" and (known := _by_processor(passage)):
             return Comparison("known", known=known)
         return found
+
+    def unexplained(self, oracle: str, passage: Passage, changes: Iterable[str]) -> list[str]:
+        """Return the changes of a passage that are not known, in their order."""
+        return unexplained(self._known, oracle, passage, changes)
 
     def finding(self, oracle: str, site: str, message: str, rules: Iterable[str] = ()) -> Finding:
         """Return a finding on this loop."""
@@ -201,10 +193,10 @@ class _Loops:
         plain, dry = of.both(attempt)
         if plain.outcome != dry.outcome:
             return self._other_outcome(run(of.virtual(attempt)), attempt, plain, dry)
-        if plain.outcome is None or late_failure(plain):
-            # What a late VMfail leaves behind is what `fail-before-state` is about.
+        if plain.outcome is None:
             return None
-        changed = differences(plain, dry)
+        # What a late VMfail leaves behind it does not where the dry run finds it.
+        changed = of.unexplained(TRANSPARENT, plain, differences(plain, dry))
         if not changed:
             return None
         names = ", ".join(changed[:_MOST_NAMES])
@@ -220,6 +212,8 @@ class _Loops:
             for each, found in zip((plain, dry), compared, strict=True)
         ]
         if all(each.relation != "missed" for each in compared) and not any(died):
+            return None
+        if not self.of.unexplained(TRANSPARENT, dry, [str(dry.outcome)]):
             return None
         ways = [_said(each) for each in (plain, dry)]
         said = f"without a dry run L1 sees {ways[0]}, with one {ways[1]}"
@@ -244,47 +238,29 @@ class _Loops:
 
     def exit_info(self, case: EntryCase, _run: VmEntryWitness) -> Finding | None:
         """After a failed entry only exit reason and exit qualification of the VMCS have changed."""
-        for passage in self.of.both(case.attempt):
+        of = self.of
+        for passage in of.both(case.attempt):
             outcome, before, after = passage.outcome, passage.l1_before, passage.l1_after
             if outcome is None or outcome.kind != "exit" or before is None or after is None:
                 continue
-            known = _SAVED_BY_KVM if passage.entries else _known_to_load(outcome)
-            changed = [
-                name
-                for name in changed_fields(before.vmcs, after.vmcs)
-                if name not in _ENTRY_EXIT and name not in known
-            ]
+            changed = of.unexplained(
+                EXIT_INFO,
+                passage,
+                (
+                    f"vmcs12 {name}"
+                    for name in changed_fields(before.vmcs, after.vmcs)
+                    if name not in _ENTRY_EXIT
+                ),
+            )
             if before.launched != after.launched:
                 changed.append("launch state")
             if changed:
                 who = "the processor's" if passage.entries else "KVM's own"
-                said = f"after {outcome}, {who} doing, these of vmcs12 have changed: "
-                return self.of.finding(
+                said = f"after {outcome}, {who} doing, these have changed: "
+                return of.finding(
                     EXIT_INFO, f"{who}: {changed[0]}", said + ", ".join(changed[:_MOST_NAMES])
                 )
         return None
-
-
-def _known_to_load(outcome: Outcome) -> frozenset[str]:
-    failed = outcome.number == ExitReason.MSR_LOAD_FAIL
-    return _LOADED_INTO_VMCS12 if failed else frozenset()
-
-
-def is_fail(outcome: Outcome) -> bool:
-    """Tell whether an outcome is VMfail."""
-    return outcome.kind in ("fail-valid", "fail-invalid")
-
-
-def late_failure(passage: Passage) -> Outcome | None:
-    """Return the VMfail by which the processor ended an entry that was to run L2, if it did."""
-    last = passage.entries[-1].outcome if passage.entries else None
-    return last if last is not None and is_fail(last) else None
-
-
-def changed_fields(before: object, after: object) -> list[str]:
-    """Return the names of the fields that two VMCSs differ in, by encoding."""
-    one, other = before.__dict__, after.__dict__
-    return [field.name for field in FIELDS if one[field.name] != other[field.name]]
 
 
 def differences(one: Passage, other: Passage) -> list[str]:
@@ -292,9 +268,9 @@ def differences(one: Passage, other: Passage) -> list[str]:
     first, second = one.l1_after, other.l1_after
     if first is None or second is None:
         return []
-    changed = changed_pairs(first.registers, second.registers)
+    changed = [f"L1's {name}" for name in changed_pairs(first.registers, second.registers)]
     changed += [f"MSR {int(name):#x}" for name in changed_pairs(first.msrs, second.msrs)]
-    changed += changed_fields(first.vmcs, second.vmcs)
+    changed += [f"vmcs12 {name}" for name in changed_fields(first.vmcs, second.vmcs)]
     if one.entries and other.entries:
         pair = one.entries[-1].attempt.vmcs, other.entries[-1].attempt.vmcs
         changed += [f"vmcs02 {name}" for name in changed_fields(*pair) if name not in _LEFT_BEHIND]
@@ -303,14 +279,6 @@ def differences(one: Passage, other: Passage) -> list[str]:
 
 _LEFT_BEHIND: Final = frozenset(field.name for field in FIELDS if field.type == "exit-info")
 """What VM entry does not look at: it is there from the dry run."""
-
-
-def changed_pairs(
-    one: tuple[tuple[object, int], ...], other: tuple[tuple[object, int], ...]
-) -> list[str]:
-    """Return the names whose values differ."""
-    second = dict(other)
-    return [str(name) for name, value in one if second.get(name) != value]
 
 
 def _deciding(judgement: Judgement, outcome: Outcome) -> tuple[str, ...]:
@@ -333,17 +301,18 @@ def _site(passage: Passage) -> str:
 
 
 def loop_oracles(
-    loop: Loop,
+    loop: Loop, known: Iterable[KnownChange] | None = None
 ) -> tuple[
     tuple[Oracle[EntryCase, VmEntryWitness], ...], tuple[Oracle[EntryCase, VmEntryWitness], ...]
 ]:
     """Return the oracles over VM entries on `loop`: those to ask always, and those that cost more.
 
-    They run each attempt once, and must be asked about one attempt after the other.
+    They run each attempt once, and must be asked about one attempt after the other. `known` is as
+    in `OnceFollowed`.
     """
     from nvmxfuzz.oracles.kvm_dry_run import dry_run_oracles
 
-    followed = OnceFollowed(loop)
+    followed = OnceFollowed(loop, known)
     of = _Loops(followed)
     always = (
         Oracle(PERMITTED_OUTCOME, "SDM: VM Entries", of.permitted_outcome),

@@ -187,8 +187,8 @@ def test_what_nobody_but_kvm_can_catch() -> None:
         (ends(fail_valid(7)), "entered and fail-valid 7"),
         (by_kvm(EXIT_33), "entered and exit 33 qualification 0"),
         (l1(msrs=((0x174, 1), MSRS[1])), "entered: MSR 0x174"),
-        (l1(registers=(("rip", 5), *REGISTERS[1:])), "entered: rip"),
-        (vmcs12(guest_rsp=1), "entered: guest_rsp"),
+        (l1(registers=(("rip", 5), *REGISTERS[1:])), "entered: L1's rip"),
+        (vmcs12(guest_rsp=1), "entered: vmcs12 guest_rsp"),
         (lambda _: Passage(Observation("died", reason="BUG")), "entered and died"),
     ],
 )
@@ -214,9 +214,10 @@ def test_a_late_vmfail_of_what_the_rules_let_pass() -> None:
 @pytest.mark.parametrize(
     ("fault", "changed"),
     [
-        (vmcs12(vm_exit_intr_info=5), "vm_exit_intr_info"),
-        (vmcs12(vm_entry_intr_info_field=5), "vm_entry_intr_info_field"),
-        (vmcs12(guest_es_selector=5), "guest_es_selector"),
+        (vmcs12(vm_exit_intr_info=5), "vmcs12 vm_exit_intr_info"),
+        (vmcs12(vm_entry_intr_info_field=5), "vmcs12 vm_entry_intr_info_field"),
+        (vmcs12(guest_es_selector=5), "vmcs12 guest_es_selector"),
+        (vmcs12(guest_rip=5), "vmcs12 guest_rip"),
         (l1(launched=True), "launch state"),
     ],
 )
@@ -227,12 +228,12 @@ def test_a_failed_entry_that_changes_more(fault: Fault, changed: str) -> None:
 
 def test_a_failed_entry_of_kvm_s_own_that_saves_guest_state() -> None:
     def planted(_: Passage) -> Passage:
-        return vmcs12(guest_rip=5)(passage(EXIT_33))
+        return vmcs12(guest_activity_state=5)(passage(EXIT_33))
 
     assert ask(FakeLoop(planted), case(guest_cr0=0))["entry.exit-info"].site == (
-        "KVM's own: guest_rip"
+        "KVM's own: vmcs12 guest_activity_state"
     )
-    assert "entry.exit-info" not in ask(FakeLoop(vmcs12(guest_rip=5)), GUEST)
+    assert "entry.exit-info" not in ask(FakeLoop(vmcs12(guest_activity_state=5)), GUEST)
 
 
 def test_a_dry_run_that_enters() -> None:
