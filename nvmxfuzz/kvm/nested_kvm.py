@@ -20,6 +20,9 @@ from nvmxfuzz.kvm.virtual_processor import virtual_profile
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.profile import Profile
 
+AUTO = -1
+"""Dry runs on bare metal alone."""
+
 _CONFIG_OF = MappingProxyType({"4.20": "5.18", "6.19": "6.12"})
 """Versions whose loading is not modelled -> the nearest one whose is."""
 
@@ -28,18 +31,25 @@ def nested_kvm(
     profile: Profile,
     version: str,
     params: ModuleParams = DEFAULT_PARAMS,
-    early_consistency_checks: bool = False,
+    early_consistency_checks: int = 0,
+    *,
+    bare_metal: bool = True,
 ) -> tuple[Kvm, Profile]:
     """Return KVM of that version on `profile`, and the processor that L1 of a default VM has.
 
-    An unknown version, or a processor on which KVM does not load, is an InputError.
+    `early_consistency_checks` is 1 for dry runs, 0 for none, and -1, as the parameter was first
+    proposed, for dry runs where KVM is on bare metal and not in a guest itself: in one, a dry run
+    shows what the KVM below thinks. An unknown version, or a processor on which KVM does not load,
+    is an InputError.
     """
     behaviour = entry_behaviour(version)
     kernel = find_kernel(_CONFIG_OF.get(version, version))
     virtual = virtual_profile(profile, kernel, params)
     module = load_kvm_intel(HostCpu.of(profile), kernel, params).module
     assert module is not None
-    return kvm_of(module, behaviour, profile, virtual, early_consistency_checks), virtual
+    auto = early_consistency_checks == AUTO
+    early = bare_metal if auto else early_consistency_checks != 0
+    return kvm_of(module, behaviour, profile, virtual, early), virtual
 
 
 def kvm_of(

@@ -67,12 +67,15 @@ class _Below(Hardware):
 
 
 class KvmModel(Target):
-    """KVM of one kernel as the model has it, with `dry_run` if that is asked for."""
+    """KVM of one kernel as the model has it, with `dry_run` if that is asked for.
 
-    def __init__(self, kernel: str, *, dry_run: bool = False) -> None:
+    `below` is the processor that vmcs02 runs on; the rules if nothing is said.
+    """
+
+    def __init__(self, kernel: str, *, dry_run: bool = False, below: Target | None = None) -> None:
         self._kernel = kernel
         self._dry_run = dry_run
-        self._below = _Below(PythonModel())
+        self._below = _Below(below or PythonModel())
         self._found: dict[int, tuple[Profile, _Loaded | str]] = {}
 
     @property

@@ -11,13 +11,16 @@ import pytest
 
 from nvmxfuzz.arch.controls import VmEntry, VmExit
 from nvmxfuzz.cpu.vm_entry import vm_entry as judge
+from nvmxfuzz.inputs.bases import base
 from nvmxfuzz.kvm.entry_behaviour import ENTRY_KERNELS
 from nvmxfuzz.kvm.entry_run import FAIL_ENTRY, NestedEntry
-from nvmxfuzz.kvm.host import ModuleParams
+from nvmxfuzz.kvm.host import DEFAULT_PARAMS, ModuleParams
+from nvmxfuzz.kvm.nested_enter import vm_entry
+from nvmxfuzz.kvm.nested_kvm import AUTO, entry_request, nested_kvm
 from nvmxfuzz.kvm.vcpu import EntryRequest, Kvm
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.outcome import ENTERED, Outcome, exit_on_entry, fail_valid
-from nvmxfuzz.machine.profile import profile_names
+from nvmxfuzz.machine.profile import load_profile, profile_names
 
 Launch: TypeAlias = Callable[..., NestedEntry]
 
@@ -314,3 +317,17 @@ def test_what_kvm_leaves_to_hardware(launch: Launch) -> None:
         entry = launch(edits, hardware=rules)
         assert (entry.check, entry.outcome) == ("hardware.entry.exit", exit_on_entry(33))
         assert rule in rules.broken[0]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "bare_metal", "made"),
+    [(0, True, False), (1, True, True), (1, False, True), (AUTO, True, True), (AUTO, False, False)],
+)
+def test_dry_runs_are_made_as_the_parameter_says(
+    parameter: int, bare_metal: bool, made: bool
+) -> None:
+    kvm, virtual = nested_kvm(
+        load_profile("skylake-x"), "4.20", DEFAULT_PARAMS, parameter, bare_metal=bare_metal
+    )
+    entry = vm_entry(kvm, entry_request(base("guest-64", virtual)), Rules())
+    assert any(each.dry_run for each in entry.hardware) is made

@@ -59,6 +59,19 @@ def test_what_software_lets_pass_the_rules_judge() -> None:
     ] or not seen.messages
 
 
+def test_the_processor_below_can_be_bochs() -> None:
+    entry = TARGETS["bochs"]
+    if entry.usable():
+        pytest.skip(entry.usable())
+    with entry.make() as bochs, KvmModel("6.12", below=bochs) as model:
+        assert model.on_hardware(PLAIN).outcome == ENTERED
+        assert model.on_hardware(with_fields(guest_rflags=0xA)).outcome == exit_on_entry(33)
+        shadow = PLAIN.vmcs.cpu_based_vm_exec_control | 1 << 21
+        late = with_fields(cpu_based_vm_exec_control=shadow, tpr_threshold=0x20)
+        assert model.run(late).outcome == ENTERED
+        assert model.on_hardware(late).outcome == fail_valid(7)
+
+
 def test_a_dry_run_is_made_if_it_is_asked_for() -> None:
     seen = KvmModel("6.12", dry_run=True).run(PLAIN)
     # The TSC multiplier is not there yet: docs/findings/dry-run-tsc-multiplier.md.
