@@ -296,14 +296,10 @@ class _Entries:
 
     def l0_owned(self, case: EntryCase, run: VmEntryWitness) -> Finding | None:
         """KVM's software refuses what breaks only rules about what vmcs02 never has of L1's."""
-        attempt = case.attempt
-        virtual = on_virtual(attempt, self.kvm)
-        found = l0_owned(
-            run(virtual),
-            virtual,
-            tables_of(self.kvm.name),
-            lambda: self.kvm.run(attempt).outcome == ENTERED,
-        )
+        if self.kvm.run(case.attempt).outcome != ENTERED:
+            return None
+        virtual = on_virtual(case.attempt, self.kvm)
+        found = l0_owned(run(virtual), virtual, tables_of(self.kvm.name))
         return finding(self.kvm.name, *found) if found else None
 
     def merged_enters(self, case: EntryCase, run: VmEntryWitness) -> Finding | None:

@@ -68,23 +68,21 @@ def l0_owned(
     judgement: Judgement,
     virtual: Attempt,
     tables: KvmTables,
-    let_pass: Callable[[], bool],
 ) -> tuple[str, tuple[str, ...]] | None:
     """Return a rule that nobody can check, and the fields that it is about; None if there is none.
 
-    `judgement` is that of `virtual`, and `let_pass` tells whether KVM's software lets it pass. It
-    is asked where nothing but rules are broken that software alone can check.
+    KVM's software has let pass what `judgement`, that of `virtual`, is about. There is such a rule
+    where nothing but rules are broken that software alone can check, and no entry says why.
     """
     if (
         judgement.rules is not CHAPTER.rules
         or not judgement.broken
-        or ENTERED in judgement.permitted
         or tables.left.issuperset(judgement.broken)
     ):
         return None
     names = judgement.broken_names
     owned = {name: out_of_reach(name, virtual.vmcs) for name in names}
-    if not all(owned.values()) or not let_pass():
+    if not all(owned.values()):
         return None
     corrected = tables.software.judge(virtual)
     if ENTERED in corrected.permitted:

@@ -184,8 +184,8 @@ class _Loops:
         judgement = run(virtual)
         if of.run(attempt).outcome in judgement.permitted:
             return None
-        found = l0_owned(judgement, virtual, of.tables, lambda: of.let_pass(attempt))
-        return finding(of.name, *found) if found else None
+        found = l0_owned(judgement, virtual, of.tables)
+        return finding(of.name, *found) if found and of.let_pass(attempt) else None
 
     def transparent(self, case: EntryCase, run: VmEntryWitness) -> Finding | None:
         """What L1 sees is the same with a dry run and without, but for the permitted sets."""

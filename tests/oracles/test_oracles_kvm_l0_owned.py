@@ -136,10 +136,8 @@ def let_pass(without: str = "") -> set[str]:
     model = KvmModel("6.12")
     found = set()
     for attempt in corpus():
-        judgement = vm_entry(attempt)
-        entered = model.run(attempt).outcome == ENTERED
-        passed = l0_owned(judgement, attempt, tables, entered.__bool__)
-        if passed:
+        passed = l0_owned(vm_entry(attempt), attempt, tables)
+        if passed and model.run(attempt).outcome == ENTERED:
             found.add(passed[0])
     return found
 
