@@ -125,10 +125,12 @@ class OnceFollowed:
     def compare(self, judgement: Judgement, attempt: Attempt, passage: Passage) -> Comparison:
         """Compare what L1 sees to what the rules permit; what nothing explains is "missed"."""
         virtual, seen = self.virtual(attempt), passage.observation
-        asked = passage.entries or any(is_fail(each.outcome) for each in passage.dry_runs)
-        software = not asked and seen.outcome != ENTERED
+        tables = self.tables
+        if any(is_fail(each.outcome) for each in passage.dry_runs):
+            tables = replace(tables, end=tables.early)
+        software = tables is self.tables and not passage.entries and seen.outcome != ENTERED
         compared = compare_software if software else compare_end
-        found = compared(judgement, seen, virtual, self.tables)
+        found = compared(judgement, seen, virtual, tables)
         if found.relation == "missed" and (known := _by_processor(passage)):
             return Comparison("known", known=known)
         return found

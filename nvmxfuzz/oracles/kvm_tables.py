@@ -43,12 +43,14 @@ class KvmDifference(KnownDifference):
 class KvmTables:
     """The rules as KVM of one version has them: its software alone, and what L1 sees in the end.
 
-    `fatal` are the entries that tell what KVM does not get over. `left` are the indices, in the
-    chapter, of the rules that KVM leaves to the processor wherever they are broken.
+    `early` is the end where a dry run finds a VMfail: nothing postpones that. `fatal` are the
+    entries that tell what KVM does not get over. `left` are the indices, in the chapter, of the
+    rules that KVM leaves to the processor wherever they are broken.
     """
 
     software: Corrected
     end: Corrected
+    early: Corrected
     fatal: tuple[KvmDifference, ...]
     left: frozenset[int]
 
@@ -74,7 +76,8 @@ def tables_from(differences: Iterable[KvmDifference]) -> KvmTables:
         if entry.where is always and entry.later == "hardware" and entry.failure is None
         for name in entry.unchecked
     )
-    return KvmTables(Corrected(software), Corrected(_in_the_end(judged)), fatal, left)
+    end, early = Corrected(_in_the_end(judged)), Corrected(_in_the_end(software))
+    return KvmTables(Corrected(software), end, early, fatal, left)
 
 
 def _in_the_end(entries: tuple[KvmDifference, ...]) -> Iterator[KvmDifference]:
