@@ -13,7 +13,8 @@ from typing import TypeAlias
 
 import pytest
 
-from nvmxfuzz.arch.controls import Secondary
+from nvmxfuzz.arch.controls import Pin, Secondary
+from nvmxfuzz.arch.events import Activity
 from nvmxfuzz.campaign.plan import corpus_files
 from nvmxfuzz.cpu.judgement import Judgement
 from nvmxfuzz.inputs.bases import base
@@ -389,3 +390,24 @@ def test_a_dry_run_without_ept_costs_l1_its_cr3(real: EntryWitness) -> None:
     assert lost[0] > RAM
     assert lost[1] == ("triple-fault" if real.kernel == "6.1" else "")
     assert lost[2] is None or lost[2]["cr3"] == lost[0]
+
+
+def test_a_timer_that_ends_a_halted_l2_is_no_part_of_its_entry(real: EntryWitness) -> None:
+    """6.12 lets the timer wake L2; the VM exit that follows aborts by its MSR-load list."""
+    real.configure(PLAIN)
+    timer = int(Pin.ACTIVATE_VMX_PREEMPTION_TIMER)
+    plain = plain_vmcs(real)
+    halted = plain.replace(
+        {
+            "pin_based_vm_exec_control": plain.pin_based_vm_exec_control | timer,
+            "guest_activity_state": int(Activity.HLT),
+            "vm_exit_msr_load_count": 1,
+            "vm_exit_msr_load_addr": 0x2_0000,
+        }
+    )
+    unloadable = msr_list((0x9E, 0))
+    for _ in range(2):
+        both = real.enter(Launch(halted, memory=unloadable, answers=(ENTERED,)))
+        assert isinstance(both.real, RealEntry)
+        assert both.real.outcome == both.model.outcome == ENTERED
+        assert compare(both).relation == "agreed"

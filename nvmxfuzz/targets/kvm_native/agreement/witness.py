@@ -132,6 +132,7 @@ class EntryWitness:
         self._l2_ran = False
         self._l1_again: Vmcs | None = None
         self._in_dry_run = False
+        self._died_behind = False
 
     # ------------------------------------------------------------------ loading
 
@@ -295,6 +296,7 @@ class EntryWitness:
         self._asked, self._l1_again = [], None
         self._answers = list(launch.answers)
         self._l2_ran = False
+        self._died_behind = False
         self._in_dry_run = loaded.has_dry_run
         if loaded.has_dry_run:
             self.library.set_port(self._entered)
@@ -357,9 +359,13 @@ class EntryWitness:
         if self._l2_ran:
             # What L2's own exit comes to, is no part of its VM entry.
             return ENTERED, ""
+        vmcs12 = self._vmcs12(loaded)
+        if died == TRIPLE_FAULT and vmcs12.vm_exit_reason == ExitReason.PREEMPTION_TIMER:
+            # L2 was to halt, its timer had run out, and it is that exit which aborts.
+            self._died_behind = True
+            return ENTERED, ""
         if died is not None and (self._l1_again is None or died == VM_BUGGED):
             return None, died
-        vmcs12 = self._vmcs12(loaded)
         if vmcs12.vm_exit_reason & _ENTRY_FAILURE:
             number = vmcs12.vm_exit_reason & _BASIC_REASON
             return exit_on_entry(number, vmcs12.exit_qualification), ""
@@ -404,7 +410,8 @@ class EntryWitness:
     def _keep(self, model: NestedEntry, real: RealEntry) -> None:
         # Without the controls for EFER there is a list of MSRs; no VMCS tells its length for sure.
         lists_efer = not self.kvm.config.vmentry_ctrl & VmEntry.LOAD_IA32_EFER
-        if real.died or model.died or real.tsc_written or real.apic_written or lists_efer:
+        died = real.died or model.died or self._died_behind
+        if died or real.tsc_written or real.apic_written or lists_efer:
             self.renew()
         else:
             self._nested = replace(model.nested, dirty_vmcs12=True)
