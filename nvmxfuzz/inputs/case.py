@@ -6,13 +6,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
+from nvmxfuzz.inputs.steps import Step
+from nvmxfuzz.inputs.world import World
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.profile import Profile
 
-CaseKind = Literal["vm_entry", "capability_config"]
+CaseKind = Literal["vm_entry", "capability_config", "capability_restore", "migration"]
 """What a case is a case of; a file says it under the key `harness`."""
 
+SlotKind = Literal["vm_entry", "capability_config"]
+"""The kinds of `SlotCase`."""
+
 CASE_KINDS: Final[tuple[CaseKind, ...]] = ("vm_entry", "capability_config")
+
+Order = Literal["ascending", "descending", "listed"]
+ORDERS: Final[tuple[Order, ...]] = ("ascending", "descending", "listed")
+"""By the number that the binary format has for them."""
 
 ZERO: Final = "zero"
 """The base that supposes nothing: an empty VMCS, no memory, and for a config no MSR at all."""
@@ -70,4 +79,60 @@ class ConfigCase:
         return "capability_config"
 
 
-Case: TypeAlias = EntryCase | ConfigCase
+@dataclass(frozen=True, slots=True)
+class RestoreCase:
+    """A vCPU without CPUID in a world, and what happens to it: at most `steps.MOST_STEPS`."""
+
+    world: World
+    steps: tuple[Step, ...] = ()
+    note: str = field(default="", compare=False)
+
+    @property
+    def harness(self) -> CaseKind:
+        """The kind of the case."""
+        return "capability_restore"
+
+    @property
+    def profile(self) -> Profile:
+        """The processor of the world."""
+        return self.world.profile
+
+    @property
+    def base(self) -> str:
+        """The profile that the world is told against."""
+        return self.world.base
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationCase:
+    """A VM that is carried from the world `source` to `destination`.
+
+    `entry` is a VM entry of L1, tried before and after. `order` is the one in which userspace
+    writes the capability MSRs: by index, or as KVM_GET_MSR_INDEX_LIST has them.
+    """
+
+    source: World
+    destination: World
+    entry: EntryCase
+    order: Order = "listed"
+    note: str = field(default="", compare=False)
+
+    @property
+    def harness(self) -> CaseKind:
+        """The kind of the case."""
+        return "migration"
+
+    @property
+    def profile(self) -> Profile:
+        """The processor of the source."""
+        return self.source.profile
+
+    @property
+    def base(self) -> str:
+        """The profile that the source is told against."""
+        return self.source.base
+
+
+SlotCase: TypeAlias = EntryCase | ConfigCase
+"""A case that is a list of slots (`inputs.layout`) and nothing else."""
+Case: TypeAlias = SlotCase
