@@ -51,7 +51,7 @@ def mutated(seed: int) -> list[bytes]:
 def main() -> None:
     """Measure each part."""
     inputs = mutated(1)
-    attempts = [decode(data, "vm_entry").attempt for data in inputs]  # type: ignore[union-attr] # entries
+    attempts = [decode(data, "vm_entry").attempt for data in inputs]
     report("decode a mutated input", lambda data: decode(data, "vm_entry"), inputs)
     report("judge its state", vm_entry, attempts)
     report("repair its state", repair, attempts)

@@ -4,16 +4,42 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from nvmxfuzz.inputs import codec, records
+from nvmxfuzz.inputs import codec, records, step_codec, world_codec
 from nvmxfuzz.inputs.bases import GUEST_BASES, base
-from nvmxfuzz.inputs.case import CASE_KINDS, ConfigCase, EntryCase
+from nvmxfuzz.inputs.case import (
+    DEFAULT_KERNEL,
+    ORDERS,
+    SLOT_KINDS,
+    ConfigCase,
+    EntryCase,
+    MigrationCase,
+    RestoreCase,
+)
 from nvmxfuzz.inputs.difference import Edit, apply
-from nvmxfuzz.inputs.expectation import ConfigExpectation, Expectation, Vector
-from nvmxfuzz.inputs.layout import VERSION, Slot, layout
+from nvmxfuzz.inputs.expectation import (
+    ConfigExpectation,
+    Expectation,
+    RestoreExpectation,
+    Vector,
+)
+from nvmxfuzz.inputs.layout import KERNELS, VERSION, Slot, layout
 from nvmxfuzz.inputs.order import BASES, PROFILES
+from nvmxfuzz.inputs.step_text import KEYS, KINDS, msr_text
+from nvmxfuzz.inputs.steps import (
+    MOST_STEPS,
+    OWN,
+    Offer,
+    Rdmsr,
+    SetCpuid,
+    SetMsrs,
+    Value,
+    Write,
+)
 from nvmxfuzz.inputs.text import FORMAT, dump_text
+from nvmxfuzz.inputs.world import FEATURES, world_on
 from nvmxfuzz.machine.outcome import exit_on_entry
 from nvmxfuzz.machine.profile import DEFAULT_PROFILE, load_profile
 
@@ -50,12 +76,32 @@ EXPECT = """
 verdict, none by default), `held` and `na` (some of them), `outcome` (one text or a list: exactly
 the permitted outcomes, unchecked without it). For a config: `outcome` (`"accepted"`, the default,
 or `"-EIO"`), `warnings` (all sites that warn, unchecked without it) and `[expect.config]` (words of
-the accepted config, by name).
+the accepted config, by name). For a restore: `breaches`, what its oracles say of the model, known
+or not, each as `"ORACLE: SITE"`.
 """
 
 MSRS = """
 `[msrs]` takes the names of the MSRs or their indices (`"0x48b"`); the value `"absent"` says that
 the MSR does not exist.
+"""
+
+
+WORLDS = f"""
+The other two kinds of cases have *worlds*: a profile as edited, with `kernel`, `[parameters]` of
+the modules, and the CPUID features that are `toggled` against it. A restore (`capability_restore`)
+is one world and what happens to a vCPU there, at most {MOST_STEPS} steps. A value that is written is
+a number, or what a KVM `offered`, the world's own or another: `by` a kernel, `on` the plain
+processor of a profile; of that the bits of `unset` are cleared, those of `set` are set, those of
+`flip` flipped, in this order. `toggled` of a step is against the CPUID that KVM supports.
+"""
+
+STEPS = """
+| step | keys | what happens |
+| --- | --- | --- |"""
+
+MIGRATION = f"""
+A migration has two worlds and a VM entry. `order`, in which userspace writes the MSRs, is one of
+{", ".join(f"`{each}`" for each in ORDERS)}.
 """
 
 
@@ -66,9 +112,17 @@ def page() -> Iterator[str]:
     yield MEMORY
     yield from example(config_example())
     yield MSRS
+    yield WORLDS
+    yield from example(restore_example())
+    yield STEPS
+    for word, kind in KINDS.items():
+        keys = ", ".join(f"`{key}`" for key in KEYS.get(kind, ()))
+        yield f"| `{word}` | {keys} | {' '.join((kind.__doc__ or '').split())} |"
+    yield MIGRATION
+    yield from example(migration_example())
     yield EXPECT
     yield from binary()
-    for harness in CASE_KINDS:
+    for harness in (*SLOT_KINDS, "world"):
         yield from slots(harness, layout(harness).slots)
 
 
@@ -87,6 +141,22 @@ def config_example() -> Vector:
     return Vector(apply(start, changes), ConfigExpectation("-EIO"))
 
 
+def restore_example() -> Vector:
+    """Return a vector of a restore."""
+    timer = Write(0x48D, Value(OWN, unset=1 << 38))
+    rate = Write(0x485, Value(Offer("5.18", "haswell"), unset=0x1F, ones=9))
+    steps = (SetCpuid(frozenset({"MPX"})), SetMsrs((timer, rate)), Rdmsr(0x485))
+    world = replace(world_on(DEFAULT_PROFILE, "6.1"), parameters=(("pml", 0),))
+    breaches = ("restore.never-widens: IA32_VMX_MISC timer-rate",)
+    return Vector(RestoreCase(world, steps), RestoreExpectation(breaches))
+
+
+def migration_example() -> Vector:
+    """Return a migration."""
+    old, new = (world_on(DEFAULT_PROFILE, kernel) for kernel in ("5.18", DEFAULT_KERNEL))
+    return Vector(MigrationCase(old, new, EntryCase(base(BASES[0], old.profile), BASES[0])))
+
+
 def example(vector: Vector) -> Iterator[str]:
     """Yield a vector as a block of TOML."""
     yield "```toml"
@@ -102,6 +172,13 @@ def binary() -> Iterator[str]:
     yield ""
     yield body(records.__doc__)
     yield ""
+    yield body(world_codec.__doc__)
+    yield ""
+    yield body(step_codec.__doc__)
+    yield ""
+    yield f"MSRs by number: {', '.join(map(msr_text, step_codec.MSRS))}.\n"
+    yield f"CPUID features by number: {', '.join(FEATURES)}.\n"
+    yield f"Steps by number: {', '.join(KINDS)}. Kernels by number: {', '.join(KERNELS)}.\n"
     yield f"Profiles by number: {', '.join(PROFILES)}.\n"
     yield (
         f"Bases by number: {', '.join(BASES)}; a greater number means one of "
@@ -117,7 +194,7 @@ def body(docstring: str | None) -> str:
 
 def slots(harness: str, table: tuple[Slot, ...]) -> Iterator[str]:
     """Yield the table of the slots of one harness."""
-    yield f"\n## Slots of `{harness}`\n"
+    yield f"\n## Slots of {'worlds' if harness == 'world' else f'`{harness}`'}\n"
     yield "| number | slot | area | bits | bytes | meaning |"
     yield "| ---: | --- | --- | ---: | ---: | --- |"
     for number, slot in enumerate(table):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 from zlib import crc32
 
-from nvmxfuzz.inputs.case import Case, CaseKind
+from nvmxfuzz.inputs.case import Case, CaseKind, MigrationCase, RestoreCase, WorldCase
 from nvmxfuzz.inputs.codec import decode, encode
 from nvmxfuzz.inputs.order import PROFILES
 from nvmxfuzz.inputs.rebase import rebase
@@ -42,6 +42,12 @@ WITNESS_ERRORS = (
 """What a defect in a witness or an oracle raises: a finding, and no reason to end the campaign."""
 
 _PACKAGE = Path(__file__).parents[1]
+
+
+def itself(case: WorldCase) -> WorldCase:
+    """Return the case: a harness that keeps to no world."""
+    return case
+
 
 Witness: TypeAlias = Callable[..., object]
 
@@ -91,6 +97,8 @@ class Harness:
     """The profiles that inputs have numbers for, and that a campaign keeps to."""
     due: Callable[[Any, bytes], bool] | None = None
     """Whether a campaign has the witness judge a case and its input; None: each one."""
+    home: Callable[[WorldCase], WorldCase] = itself
+    """Brings a case that has worlds to those that a campaign keeps to."""
     counters: Callable[[], tuple[int, int, int]] | None = None
     """Where native code counts what it executes: 8-bit counters, their PC table, their number."""
 
@@ -103,6 +111,8 @@ class Harness:
         return encode(self._at_home(case), self.profiles)
 
     def _at_home(self, case: Case) -> Case:
+        if isinstance(case, RestoreCase | MigrationCase):
+            return self.home(case)
         if self.profiles is PROFILES or case.profile.name in self.profiles:
             return case
         return rebase(case, self.profiles)

@@ -17,10 +17,20 @@ CaseKind = Literal["vm_entry", "capability_config", "capability_restore", "migra
 SlotKind = Literal["vm_entry", "capability_config"]
 """The kinds of `SlotCase`."""
 
-CASE_KINDS: Final[tuple[CaseKind, ...]] = ("vm_entry", "capability_config")
+WorldKind = Literal["capability_restore", "migration"]
+"""The kinds of cases that have worlds."""
 
-Order = Literal["ascending", "descending", "listed"]
-ORDERS: Final[tuple[Order, ...]] = ("ascending", "descending", "listed")
+SLOT_KINDS: Final[tuple[SlotKind, ...]] = ("vm_entry", "capability_config")
+
+CASE_KINDS: Final[tuple[CaseKind, ...]] = (
+    "vm_entry",
+    "capability_config",
+    "capability_restore",
+    "migration",
+)
+
+Order = Literal["listed", "ascending", "descending"]
+ORDERS: Final[tuple[Order, ...]] = ("listed", "ascending", "descending")
 """By the number that the binary format has for them."""
 
 ZERO: Final = "zero"
@@ -43,7 +53,7 @@ class EntryCase:
     note: str = field(default="", compare=False)
 
     @property
-    def harness(self) -> CaseKind:
+    def harness(self) -> SlotKind:
         """The kind of the case."""
         return "vm_entry"
 
@@ -74,7 +84,7 @@ class ConfigCase:
     note: str = field(default="", compare=False)
 
     @property
-    def harness(self) -> CaseKind:
+    def harness(self) -> SlotKind:
         """The kind of the case."""
         return "capability_config"
 
@@ -88,7 +98,7 @@ class RestoreCase:
     note: str = field(default="", compare=False)
 
     @property
-    def harness(self) -> CaseKind:
+    def harness(self) -> WorldKind:
         """The kind of the case."""
         return "capability_restore"
 
@@ -118,7 +128,7 @@ class MigrationCase:
     note: str = field(default="", compare=False)
 
     @property
-    def harness(self) -> CaseKind:
+    def harness(self) -> WorldKind:
         """The kind of the case."""
         return "migration"
 
@@ -135,4 +145,6 @@ class MigrationCase:
 
 SlotCase: TypeAlias = EntryCase | ConfigCase
 """A case that is a list of slots (`inputs.layout`) and nothing else."""
-Case: TypeAlias = SlotCase
+WorldCase: TypeAlias = RestoreCase | MigrationCase
+"""A case that has worlds."""
+Case: TypeAlias = SlotCase | WorldCase

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A case as bytes for the fuzzing engines: every byte string is some case, every case has bytes.
 
+What follows is about cases that are slots and nothing else; `inputs.world_codec` has the others.
+
 Four bytes lead: version, flags, profile, base. The numbers of profiles are those of
 `inputs.order`, unless whoever reads and writes agrees on other ones. What follows depends on the
 kind in bits 1:0 of the flags:
@@ -25,11 +27,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from itertools import compress
-from typing import Final
+from typing import Final, Literal, overload
 
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.bases import base, base_names
-from nvmxfuzz.inputs.case import Case, CaseKind, ConfigCase, EntryCase
+from nvmxfuzz.inputs.case import (
+    Case,
+    CaseKind,
+    ConfigCase,
+    EntryCase,
+    MigrationCase,
+    RestoreCase,
+    SlotCase,
+    SlotKind,
+)
 from nvmxfuzz.inputs.difference import differences
 from nvmxfuzz.inputs.document import MAX_BYTES
 from nvmxfuzz.inputs.layout import VERSION, Layout, Slot, known_version, layout
@@ -39,6 +50,7 @@ from nvmxfuzz.inputs.profile_name import named_profile
 from nvmxfuzz.inputs.records import Record, pack_record, read_records
 from nvmxfuzz.inputs.text import dump_text, load_text
 from nvmxfuzz.inputs.words import build_attempt, build_config, config_word, entry_word, word_of
+from nvmxfuzz.inputs.world_codec import decode_in_world, encode_in_world
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.profile import Profile, load_profile, profile_names
 
@@ -61,11 +73,25 @@ class _Start:
     The first `fields` slots are the VMCS fields of version 1, which fill their words.
     """
 
-    case: Case
+    case: SlotCase
     table: Layout
     words: tuple[int, ...]
     names: tuple[str, ...]
     fields: int
+
+
+@overload
+def decode(
+    data: bytes, harness: Literal["vm_entry"], profiles: tuple[str, ...] = PROFILES
+) -> EntryCase: ...
+
+
+@overload
+def decode(data: bytes, harness: SlotKind, profiles: tuple[str, ...] = PROFILES) -> SlotCase: ...
+
+
+@overload
+def decode(data: bytes, harness: CaseKind, profiles: tuple[str, ...] = PROFILES) -> Case: ...
 
 
 def decode(data: bytes, harness: CaseKind, profiles: tuple[str, ...] = PROFILES) -> Case:
@@ -73,6 +99,8 @@ def decode(data: bytes, harness: CaseKind, profiles: tuple[str, ...] = PROFILES)
 
     `profiles` are the names that the third byte means.
     """
+    if harness == "capability_restore" or harness == "migration":  # narrows
+        return decode_in_world(data, harness)
     header, body = data[:HEADER_BYTES].ljust(HEADER_BYTES, b"\0"), data[HEADER_BYTES:MAX_BYTES]
     version, flags, profile, number = header
     if flags & _KIND == TEXT:
@@ -106,6 +134,8 @@ def _before_records(start: _Start, words: bytes, repaired: bool) -> Attempt:
 
 def encode(case: Case, profiles: tuple[str, ...] = PROFILES) -> bytes:
     """Return bytes that `decode` to an equal case; the note, which equality ignores, is lost."""
+    if isinstance(case, RestoreCase | MigrationCase):
+        return encode_in_world(case)
     header = _header(case, profiles)
     if header is None:
         return bytes((VERSION, TEXT, 0, 0)) + dump_text(case).encode()
@@ -114,14 +144,14 @@ def encode(case: Case, profiles: tuple[str, ...] = PROFILES) -> bytes:
 
 
 def base_words(
-    profile: int, number: int, harness: CaseKind, profiles: tuple[str, ...]
+    profile: int, number: int, harness: SlotKind, profiles: tuple[str, ...]
 ) -> tuple[Profile, tuple[int, ...]]:
     """Return the profile that the third byte of a header means, and what the base has by slot."""
     start = _start(harness, VERSION, *_names(harness, profile, number, profiles))
     return start.case.profile, start.words
 
 
-def _header(case: Case, profiles: tuple[str, ...]) -> bytes | None:
+def _header(case: SlotCase, profiles: tuple[str, ...]) -> bytes | None:
     """Return the first bytes of a case that the format has numbers for, or None."""
     profile = named_profile(case)
     number = 0
@@ -134,7 +164,7 @@ def _header(case: Case, profiles: tuple[str, ...]) -> bytes | None:
     return bytes((VERSION, SPARSE, profiles.index(profile), number))
 
 
-def _decode_text(body: bytes, harness: CaseKind) -> Case | None:
+def _decode_text(body: bytes, harness: SlotKind) -> Case | None:
     try:
         case = load_text(body, "").case
     except InputError:
@@ -153,7 +183,7 @@ def _split(kind: int, body: bytes, table: Layout) -> tuple[list[Record], bytes]:
 
 @cache
 def _names(
-    harness: CaseKind, profile: int, number: int, profiles: tuple[str, ...]
+    harness: SlotKind, profile: int, number: int, profiles: tuple[str, ...]
 ) -> tuple[str, str]:
     """Return the profile and base that the last two bytes of a header mean."""
     name = profiles[profile % len(profiles)]
@@ -168,10 +198,10 @@ def _names(
 
 
 @cache
-def _start(harness: CaseKind, version: int, profile: str, name: str) -> _Start:
+def _start(harness: SlotKind, version: int, profile: str, name: str) -> _Start:
     table = layout(harness, version)
     processor = load_profile(profile)
-    case: Case
+    case: SlotCase
     if harness == "vm_entry":
         case = EntryCase(base(name, processor), name)
     else:

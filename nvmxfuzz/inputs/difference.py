@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from nvmxfuzz.inputs.bases import base
-from nvmxfuzz.inputs.case import Case, ConfigCase, EntryCase
+from nvmxfuzz.inputs.case import ConfigCase, EntryCase, SlotCase
 from nvmxfuzz.inputs.layout import Layout, Slot, layout
 from nvmxfuzz.inputs.memory_edit import MemoryEdit, cells, memory_edits
 from nvmxfuzz.inputs.words import build_attempt, build_config, config_word, entry_word, unedited
@@ -28,7 +28,7 @@ class Edit:
 Change: TypeAlias = Edit | MemoryEdit
 
 
-def origin(case: Case) -> Case:
+def origin(case: SlotCase) -> SlotCase:
     """Return the base of `case` as a case: what it is without any edit."""
     if isinstance(case, EntryCase):
         return EntryCase(base(case.base, case.profile), case.base, case.note)
@@ -36,7 +36,7 @@ def origin(case: Case) -> Case:
     return ConfigCase(unedited(case.profile, start), case.base, note=case.note)
 
 
-def differences(case: Case) -> tuple[Change, ...]:
+def differences(case: SlotCase) -> tuple[Change, ...]:
     """Return what leads from the base to `case`: slots area by area, then other memory."""
     start = origin(case)
     if isinstance(case, EntryCase) and isinstance(start, EntryCase):
@@ -64,7 +64,7 @@ def differences_between(old: Attempt, new: Attempt) -> tuple[Change, ...]:
     return tuple(changes)
 
 
-def apply(case: Case, changes: Iterable[Change]) -> Case:
+def apply(case: SlotCase, changes: Iterable[Change]) -> SlotCase:
     """Return `case` after `changes`: first those of slots, then those of memory by address.
 
     Of two changes of one slot or address, the later one wins.

@@ -57,7 +57,14 @@ class ConfigExpectation:
     config: Mapping[str, int] = field(default_factory=dict)
 
 
-AnyExpectation: TypeAlias = Expectation | ConfigExpectation
+@dataclass(frozen=True, slots=True)
+class RestoreExpectation:
+    """What oracles say of a restore on the model: "ORACLE: SITE" for each breach, known or not."""
+
+    breaches: tuple[str, ...] = ()
+
+
+AnyExpectation: TypeAlias = Expectation | ConfigExpectation | RestoreExpectation
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,11 @@ def parse_expectation(table: Mapping[str, Any], harness: CaseKind) -> AnyExpecta
     """Return the expectation that the table `expect` states."""
     if harness == "capability_config":
         return _parse_config(table)
+    if harness == "capability_restore":
+        values.only_keys(table, ("breaches",), "expect")
+        return RestoreExpectation(_names(table, "breaches"))
+    if harness == "migration":
+        raise InputError("expect is given for a migration; leave it out, there is nothing to state")
     values.only_keys(table, ("broken", "unknown", "held", "na", "outcome"), "expect")
     return Expectation(
         broken=_names(table, "broken"),
@@ -111,6 +123,8 @@ def expectation_table(expectation: AnyExpectation) -> dict[str, Any]:
         if expectation.warnings is not None:
             table["warnings"] = list(expectation.warnings)
         return table
+    if isinstance(expectation, RestoreExpectation):
+        return {"breaches": list(expectation.breaches)}
     table = {"broken": list(expectation.broken)}
     for key in ("unknown", "held", "na"):
         if getattr(expectation, key):

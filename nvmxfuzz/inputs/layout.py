@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What a case consists of: the one table behind encoder, decoder, printer, mutator and minimiser.
 
-A slot is one value of a case. Its position is part of the binary format: a new slot of whatever
-area goes to the end of its layout, with `since` and `VERSION` one up. The slots of each version are
-then the first ones of the next, and old bytes keep their meaning.
+A slot is one value of a case, or of a world. Its position is part of the binary format: a new slot
+of whatever area goes to the end of its layout, with `since` and `VERSION` one up. The slots of each
+version are then the first ones of the next, and old bytes keep their meaning.
 """
 
 from __future__ import annotations
@@ -18,17 +18,24 @@ from typing import Final, Literal
 from nvmxfuzz.arch.fields import FIELD_BY_NAME
 from nvmxfuzz.arch.msr import VMX_CAPABILITY_MSRS
 from nvmxfuzz.inputs import places
-from nvmxfuzz.inputs.case import CaseKind
+from nvmxfuzz.inputs.case import SlotKind
 from nvmxfuzz.inputs.vmcs_order import VMCS_ORDER
+from nvmxfuzz.inputs.world import FEATURES, PARAMETERS
 
 VERSION: Final = 1
 """Version of the binary format, its first byte: the greatest `since` of any slot."""
 
 KERNELS: Final = ("5.18", "6.1", "6.12")
 
-Area = Literal["vmcs", "processor", "case", "memory", "msr"]
+Area = Literal["vmcs", "processor", "case", "memory", "msr", "parameter", "cpuid"]
 
-_AREAS: Final[tuple[Area, ...]] = ("vmcs", "processor", "case", "memory", "msr")
+_AREAS: Final[tuple[Area, ...]] = (
+    *("vmcs", "processor", "case", "memory", "msr"),
+    *("parameter", "cpuid"),
+)
+
+LayoutKind = SlotKind | Literal["world"]
+"""What has a layout: the cases that are nothing else, and the worlds of the others."""
 _FORMATS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
@@ -80,9 +87,9 @@ class Slot:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """The slots of one harness in the order of the format, with what is derived from them."""
+    """The slots of one kind in the order of the format, with what is derived from them."""
 
-    harness: CaseKind
+    harness: LayoutKind
     slots: tuple[Slot, ...]
     by_name: Mapping[str, Slot] = field(init=False, repr=False)
     by_area: Mapping[Area, tuple[Slot, ...]] = field(init=False, repr=False)
@@ -196,11 +203,15 @@ def _msr_slots() -> tuple[Slot, ...]:
     return tuple(slots)
 
 
-CONFIG_LAYOUT: Final[tuple[Slot, ...]] = (
+_IDENTITY: Final = (
     Slot("family", "case", 9, "processor family, extended family added"),
     Slot("model", "case", 8, "processor model, extended model in bits 7:4"),
     Slot("stepping", "case", 4, "processor stepping"),
     Slot("kernel", "case", 8, "kernel version", choices=KERNELS),
+)
+
+CONFIG_LAYOUT: Final[tuple[Slot, ...]] = (
+    *_IDENTITY,
     Slot("error_on_inconsistent_vmcs_config", "case", 1, "module parameter of kvm_intel"),
     Slot("enlightened_vmcs", "case", 1, "module parameter of kvm_intel"),
     Slot("has_sgx", "case", 1, "CPUID reports SGX"),
@@ -209,8 +220,31 @@ CONFIG_LAYOUT: Final[tuple[Slot, ...]] = (
     # Version 1 ends here, as above.
 )
 
-_LAYOUTS: Final[Mapping[CaseKind, tuple[Slot, ...]]] = MappingProxyType(
-    {"vm_entry": ENTRY_LAYOUT, "capability_config": CONFIG_LAYOUT}
+
+def toggled(feature: str) -> str:
+    """Return the slot that tells whether a CPUID feature is not as the profile has it."""
+    return f"cpuid_{feature.lower()}"
+
+
+WORLD_LAYOUT: Final[tuple[Slot, ...]] = (
+    *_IDENTITY,
+    Slot("has_sgx", "case", 1, "CPUID reports SGX"),
+    Slot("pmu_version", "case", 3, "version of architectural performance monitoring"),
+    Slot("evmcs", "case", 1, "the kernel runs on a Hyper-V that offers enlightened VMCSs"),
+    Slot("stuffs_feature_msrs", "case", 1, "the VM's quirk of that name, which 6.12 knows, is on"),
+    *(Slot(name, "parameter", 1, "module parameter") for name in PARAMETERS),
+    *(
+        Slot(
+            toggled(name), "cpuid", 1, f"CPUID has {name} where the profile has it not, or lacks it"
+        )
+        for name in FEATURES
+    ),
+    *_msr_slots(),
+    # Version 1 ends here, as above.
+)
+
+_LAYOUTS: Final[Mapping[LayoutKind, tuple[Slot, ...]]] = MappingProxyType(
+    {"vm_entry": ENTRY_LAYOUT, "capability_config": CONFIG_LAYOUT, "world": WORLD_LAYOUT}
 )
 
 
@@ -220,6 +254,6 @@ def known_version(number: int) -> int:
 
 
 @cache
-def layout(harness: CaseKind, version: int = VERSION) -> Layout:
-    """Return the slots of `harness` as `version` of the format knows them."""
+def layout(harness: LayoutKind, version: int = VERSION) -> Layout:
+    """Return the slots of a kind as `version` of the format knows them."""
     return Layout(harness, tuple(slot for slot in _LAYOUTS[harness] if slot.since <= version))

@@ -14,7 +14,7 @@ from random import Random
 from typing import Final, TypeAlias
 
 from nvmxfuzz.inputs.bases import base_names
-from nvmxfuzz.inputs.case import CaseKind
+from nvmxfuzz.inputs.case import CaseKind, WorldKind
 from nvmxfuzz.inputs.codec import REPAIR
 from nvmxfuzz.inputs.interesting import interesting
 from nvmxfuzz.inputs.layout import Slot
@@ -23,6 +23,7 @@ from nvmxfuzz.inputs.order import BASES, PROFILES
 from nvmxfuzz.inputs.parts import MOST_RECORDS, Parts, is_text, put_together, take_apart
 from nvmxfuzz.inputs.quick_random import QuickRandom
 from nvmxfuzz.inputs.records import SlotEdit
+from nvmxfuzz.inputs.world_mutate import crossed_in_world, mutated_in_world
 
 Own: TypeAlias = Callable[[bytes, int], bytes]
 """libFuzzer's mutation, as `atheris.Mutate(data, max_size)`."""
@@ -32,6 +33,8 @@ CrossOver: TypeAlias = Callable[[bytes, bytes, int, int], bytes]
 """(data, other, max_size, seed) -> data, what it takes as `custom_crossover`."""
 
 OWN_SHARE: Final = 0.3
+OWN_SHARE_IN_WORLD: Final = 0.1
+"""Less where one byte more or less gives all steps behind it another meaning."""
 _MOST_STEPS: Final = 4
 _HALF: Final = 32
 _HIGHEST: Final = (1 << ADDRESS_BITS) - 1
@@ -44,6 +47,8 @@ def mutator(harness: CaseKind, own: Own, profiles: tuple[str, ...] = PROFILES) -
 
     `profiles` are those that the inputs have numbers for.
     """
+    if harness == "capability_restore" or harness == "migration":  # narrows
+        return _mutator_in_world(harness, own)
     rng = QuickRandom()
 
     def mutate(data: bytes, max_size: int, seed: int) -> bytes:
@@ -57,6 +62,8 @@ def mutator(harness: CaseKind, own: Own, profiles: tuple[str, ...] = PROFILES) -
 
 def cross_over(harness: CaseKind, profiles: tuple[str, ...] = PROFILES) -> CrossOver:
     """Return the custom crossover of `harness`: edits of both inputs on the base of one."""
+    if harness == "capability_restore" or harness == "migration":  # narrows
+        return _cross_over_in_world(harness)
     rng = QuickRandom()
 
     def cross(data: bytes, other: bytes, max_size: int, seed: int) -> bytes:
@@ -70,6 +77,24 @@ def cross_over(harness: CaseKind, profiles: tuple[str, ...] = PROFILES) -> Cross
         one.records = chosen or one.records or two.records
         one.words = _crossed_words(one, two, rng)
         return put_together(one, max_size)
+
+    return cross
+
+
+def _mutator_in_world(harness: WorldKind, own: Own) -> Mutator:
+    entry = mutator("vm_entry", own)
+
+    def mutate(data: bytes, max_size: int, seed: int) -> bytes:
+        if Random(~seed).random() < OWN_SHARE_IN_WORLD:
+            return own(data, max_size)
+        return mutated_in_world(data, harness, entry, seed)[:max_size]
+
+    return mutate
+
+
+def _cross_over_in_world(harness: WorldKind) -> CrossOver:
+    def cross(data: bytes, other: bytes, max_size: int, seed: int) -> bytes:
+        return crossed_in_world(data, other, harness, seed)[:max_size]
 
     return cross
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from nvmxfuzz.inputs.case import CaseKind
+from nvmxfuzz.inputs.case import SlotKind
 from nvmxfuzz.inputs.codec import BOTH, HEADER_BYTES, REPAIR, SPARSE, TEXT, XOR, base_words
 from nvmxfuzz.inputs.difference import Edit
 from nvmxfuzz.inputs.layout import VERSION, Layout, known_version, layout
@@ -29,7 +29,7 @@ class Parts:
     records: list[Record]
     words: bytearray
     table: Layout
-    harness: CaseKind
+    harness: SlotKind
     profiles: tuple[str, ...] = PROFILES
 
     def base(self) -> tuple[Profile, tuple[int, ...]]:
@@ -42,7 +42,7 @@ def is_text(data: bytes) -> bool:
     return len(data) > 1 and data[1] & _KIND == TEXT
 
 
-def take_apart(data: bytes, harness: CaseKind, profiles: tuple[str, ...] = PROFILES) -> Parts:
+def take_apart(data: bytes, harness: SlotKind, profiles: tuple[str, ...] = PROFILES) -> Parts:
     """Return header, records and words of an input of the other kinds.
 
     Those of an older version become parts of the newest one, in which they mean the same.

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from nvmxfuzz.errors import InputError
-from nvmxfuzz.inputs.case import Case, EntryCase
+from nvmxfuzz.inputs.case import EntryCase, SlotCase
 from nvmxfuzz.inputs.words import unedited
 from nvmxfuzz.machine.outside import show
 from nvmxfuzz.machine.profile import Profile, load_profile, profile_names
 
 
-def named_profile(case: Case) -> str | None:
+def named_profile(case: SlotCase) -> str | None:
     """Return the name of the profile that `case` is told against, None if it has to be described.
 
     Of a config case, MSRs, family, model and stepping are told as a difference; the rest must

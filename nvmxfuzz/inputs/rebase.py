@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nvmxfuzz.inputs.bases import base
-from nvmxfuzz.inputs.case import Case, ConfigCase, EntryCase
+from nvmxfuzz.inputs.case import ConfigCase, EntryCase, SlotCase
 from nvmxfuzz.inputs.difference import apply, differences
 from nvmxfuzz.machine.profile import load_profile
 
 
-def rebase(case: Case, profiles: Sequence[str]) -> Case:
+def rebase(case: SlotCase, profiles: Sequence[str]) -> SlotCase:
     """Return `case` on one of `profiles`: the one named after its own if there is, or the first.
 
     "kvm-6.12-haswell" is named after "haswell".

@@ -7,7 +7,9 @@ where the processor or the kernel is another one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
 MOST_STEPS: Final = 24
@@ -67,7 +69,7 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class SetMsrs:
-    """KVM_SET_MSRS with 1 to `MOST_WRITES` MSRs, in that order."""
+    """KVM_SET_MSRS with one MSR or several, at most `MOST_WRITES`, in that order."""
 
     writes: tuple[Write, ...]
 
@@ -142,3 +144,8 @@ STEPS: Final[tuple[type[Step], ...]] = (
     Smi,
 )
 """The kinds of steps, by the number that the binary format has for them: a new one goes last."""
+
+PLAIN: Final[Mapping[type[Step], Step]] = MappingProxyType(
+    {kind: kind() for kind in (Vmxon, Vmxoff, EnableEvmcs, Smi)}
+)
+"""The steps of the kinds that have nothing to say."""

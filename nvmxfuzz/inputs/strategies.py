@@ -15,13 +15,23 @@ from typing import Final
 from hypothesis import strategies as st
 
 from nvmxfuzz.inputs.bases import base, base_names
-from nvmxfuzz.inputs.case import Case, CaseKind, ConfigCase, EntryCase
+from nvmxfuzz.inputs.case import (
+    ORDERS,
+    ConfigCase,
+    EntryCase,
+    MigrationCase,
+    RestoreCase,
+    SlotCase,
+    SlotKind,
+)
 from nvmxfuzz.inputs.difference import Edit, apply, apply_to
 from nvmxfuzz.inputs.interesting import interesting
-from nvmxfuzz.inputs.layout import Slot, layout
+from nvmxfuzz.inputs.layout import KERNELS, Slot, layout
 from nvmxfuzz.inputs.order import PROFILES
+from nvmxfuzz.inputs.random_steps import edit_world, random_step
 from nvmxfuzz.inputs.repair import repair
 from nvmxfuzz.inputs.words import word_of
+from nvmxfuzz.inputs.world import World, world_on
 from nvmxfuzz.machine.profile import load_profile
 
 MOST_EDITS: Final = 4
@@ -38,6 +48,12 @@ _PLAIN: Final = 1 << 16
 """Numbers up to this one are no seed: the base stays as it is in half of the cases."""
 _SEEDS: Final = st.integers(0, 2 * _PLAIN)
 
+_NUMBERS: Final = st.lists(st.integers(0, 2**32), max_size=MOST_EDITS)
+"""Each makes an edit or a step, so that one draw does."""
+_STEPS: Final = st.lists(
+    st.integers(0, 2**32).map(lambda number: random_step(Random(number))), max_size=12
+).map(tuple)
+
 
 def entry_cases(profiles: Sequence[str] = PROFILES) -> st.SearchStrategy[EntryCase]:
     """Return cases of the VM-entry harness on the profiles of these names, the simplest first.
@@ -51,6 +67,29 @@ def entry_cases(profiles: Sequence[str] = PROFILES) -> st.SearchStrategy[EntryCa
 def config_cases(profiles: Sequence[str] = PROFILES) -> st.SearchStrategy[ConfigCase]:
     """Return cases of the capability-config harness: tables of real processors, a few edited."""
     return _config_cases(tuple(profiles))
+
+
+def restore_cases(profiles: Sequence[str] = PROFILES) -> st.SearchStrategy[RestoreCase]:
+    """Return cases of the harness `capability_restore`: a world with few edits, a few steps."""
+    return st.builds(RestoreCase, worlds(profiles), _STEPS)
+
+
+def migration_cases(profiles: Sequence[str] = PROFILES) -> st.SearchStrategy[MigrationCase]:
+    """Return cases of the harness `migration`."""
+    places = worlds(profiles)
+    return st.builds(MigrationCase, places, places, entry_cases(profiles), st.sampled_from(ORDERS))
+
+
+def worlds(profiles: Sequence[str] = PROFILES) -> st.SearchStrategy[World]:
+    """Return worlds on the profiles of these names, the simplest first."""
+    return st.builds(_world, st.sampled_from(tuple(profiles)), st.sampled_from(KERNELS), _NUMBERS)
+
+
+def _world(name: str, kernel: str, numbers: list[int]) -> World:
+    world = world_on(name, kernel)
+    for number in numbers:
+        world = edit_world(Random(number), world)
+    return world
 
 
 @st.composite
@@ -101,18 +140,18 @@ def _origins(profiles: tuple[str, ...]) -> st.SearchStrategy[tuple[str, str]]:
 
 
 @cache
-def _slots(harness: CaseKind) -> tuple[Slot, ...]:
+def _slots(harness: SlotKind) -> tuple[Slot, ...]:
     return layout(harness).slots
 
 
 @cache
-def _codes(harness: CaseKind) -> st.SearchStrategy[list[int]]:
+def _codes(harness: SlotKind) -> st.SearchStrategy[list[int]]:
     """Return lists of edits, each one number: a single draw is what makes drawing fast."""
     greatest = (len(_slots(harness)) * _KINDS << 64) - 1
     return st.lists(st.integers(0, greatest), max_size=MOST_EDITS)
 
 
-def _drawn_edits(draw: st.DrawFn, case: Case) -> list[Edit]:
+def _drawn_edits(draw: st.DrawFn, case: SlotCase) -> list[Edit]:
     """Draw a few edits of `case`; the smaller its number, the simpler an edit."""
     slots = _slots(case.harness)
     values: dict[Slot, int] = {}

@@ -3,14 +3,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs import toml_writer, values
 from nvmxfuzz.inputs.bases import base, default_base
-from nvmxfuzz.inputs.case import CASE_KINDS, ZERO, Case, CaseKind, ConfigCase, EntryCase
+from nvmxfuzz.inputs.case import (
+    CASE_KINDS,
+    ZERO,
+    Case,
+    CaseKind,
+    ConfigCase,
+    EntryCase,
+    MigrationCase,
+    RestoreCase,
+    SlotCase,
+    SlotKind,
+)
 from nvmxfuzz.inputs.difference import Change, Edit, apply, differences
 from nvmxfuzz.inputs.document import parse_toml
 from nvmxfuzz.inputs.expectation import (
@@ -19,10 +30,17 @@ from nvmxfuzz.inputs.expectation import (
     expectation_table,
     parse_expectation,
 )
-from nvmxfuzz.inputs.layout import Layout, Slot, layout, present
+from nvmxfuzz.inputs.layout import Layout, Slot, layout
 from nvmxfuzz.inputs.memory_edit import MemoryEdit
+from nvmxfuzz.inputs.msr_text import msr_literal, read_msrs
 from nvmxfuzz.inputs.profile_name import named_profile, read_profile
 from nvmxfuzz.inputs.words import PROFILE_ATTRIBUTES
+from nvmxfuzz.inputs.world_text import (
+    migration_worlds,
+    parse_migration,
+    parse_restore,
+    write_restore,
+)
 from nvmxfuzz.machine.memory import UNBACKED
 from nvmxfuzz.machine.outside import nearest, show
 from nvmxfuzz.machine.profile import DEFAULT_PROFILE, load_profile
@@ -31,11 +49,10 @@ FORMAT: Final = 1
 """Version of the TOML form; a file that does not say its format has this one."""
 
 _HEADER = ("format", "note", "harness", "profile", "base")
-_TABLES: Final[Mapping[CaseKind, tuple[str, ...]]] = {
+_TABLES: Final[Mapping[SlotKind, tuple[str, ...]]] = {
     "vm_entry": ("vmcs", "processor", "memory"),
     "capability_config": ("msrs",),
 }
-_ABSENT = "absent"
 _UNBACKED_WORD = "unbacked"
 _MAX_UNBACKED = 1 << 12
 
@@ -52,9 +69,35 @@ def parse_vector(document: Mapping[str, Any]) -> Vector:
     """Return the vector that a parsed TOML file states."""
     values.format_number(document, FORMAT)
     harness = _harness(document)
+    case: Case
+    if harness == "capability_restore":
+        case = parse_restore(document)
+    elif harness == "migration":
+        case = parse_migration(document, _parse_entry)
+    else:
+        case = replace(
+            _slot_case(document, harness, (*_HEADER, "expect")),
+            note=values.text(document, "note", ""),
+        )
+    if "expect" not in document:
+        return Vector(case)
+    return Vector(case, parse_expectation(values.table(document, "expect"), harness))
+
+
+def _parse_entry(table: Mapping[str, Any]) -> EntryCase:
+    try:
+        case = _slot_case(table, "vm_entry", ("profile", "base"))
+    except InputError as problem:
+        raise InputError(f"entry: {problem}") from None
+    assert isinstance(case, EntryCase)
+    return case
+
+
+def _slot_case(document: Mapping[str, Any], harness: SlotKind, header: tuple[str, ...]) -> SlotCase:
+    """Return the case that slots make, as a table states them beside the keys of `header`."""
     table = layout(harness)
     case_slots = tuple(slot.name for slot in table.slots if slot.area == "case")
-    values.only_keys(document, (*_HEADER, *case_slots, *_TABLES[harness], "expect"), "this case")
+    values.only_keys(document, (*header, *case_slots, *_TABLES[harness]), "this case")
     start = _start(document, harness)
     changes: list[Change] = [
         Edit(name, values.slot_value(table.by_name[name], document[name]))
@@ -63,10 +106,7 @@ def parse_vector(document: Mapping[str, Any]) -> Vector:
     ]
     for area in _TABLES[harness]:
         changes += _READERS[area](values.table(document, area), table)
-    case = replace(apply(start, changes), note=values.text(document, "note", ""))
-    if "expect" not in document:
-        return Vector(case)
-    return Vector(case, parse_expectation(values.table(document, "expect"), harness))
+    return apply(start, changes)
 
 
 def dump_text(vector: Vector | Case) -> str:
@@ -74,16 +114,35 @@ def dump_text(vector: Vector | Case) -> str:
     if not isinstance(vector, Vector):
         vector = Vector(vector)
     case = vector.case
-    profile, custom = _profile_parts(case)
-    changes = differences(case)
-    if custom and isinstance(case, ConfigCase):
-        changes = tuple(change for change in changes if not _told_by_profile(change))
     document = toml_writer.Document()
     document.value("format", FORMAT)
     if case.note:
         document.value("note", case.note)
-    if isinstance(case, ConfigCase):
+    if not isinstance(case, EntryCase):
         document.value("harness", case.harness)
+    if isinstance(case, MigrationCase):
+        document.value("order", case.order)
+    elif isinstance(case, RestoreCase):
+        write_restore(document, case)
+    else:
+        _write_slot_case(document, case)
+    if vector.expectation is not None:
+        document.table("expect", expectation_table(vector.expectation))
+        if isinstance(vector.expectation, ConfigExpectation) and vector.expectation.config:
+            words = {name: hex(word) for name, word in vector.expectation.config.items()}
+            document.literals("expect.config", words)
+    if not isinstance(case, MigrationCase):
+        return document.text()
+    entry = toml_writer.Document("entry")
+    _write_slot_case(entry, case.entry)
+    return "\n".join((document.text(), migration_worlds(case), entry.text()))
+
+
+def _write_slot_case(document: toml_writer.Document, case: SlotCase) -> None:
+    profile, custom = _profile_parts(case)
+    changes = differences(case)
+    if custom and isinstance(case, ConfigCase):
+        changes = tuple(change for change in changes if not _told_by_profile(change))
     if profile:
         document.value("profile", profile)
     if profile is None or isinstance(case, EntryCase):
@@ -91,15 +150,9 @@ def dump_text(vector: Vector | Case) -> str:
     _write_changes(document, case, changes)
     if custom:
         document.table("profile", custom)
-    if vector.expectation is not None:
-        document.table("expect", expectation_table(vector.expectation))
-        if isinstance(vector.expectation, ConfigExpectation) and vector.expectation.config:
-            words = {name: hex(word) for name, word in vector.expectation.config.items()}
-            document.literals("expect.config", words)
-    return document.text()
 
 
-def _profile_parts(case: Case) -> tuple[str | None, dict[str, Any]]:
+def _profile_parts(case: SlotCase) -> tuple[str | None, dict[str, Any]]:
     """Return the name of the profile, or None and the table that describes it."""
     name = named_profile(case)
     return name, {} if name else case.profile.to_mapping()
@@ -120,7 +173,7 @@ def _harness(document: Mapping[str, Any]) -> CaseKind:
     raise InputError(f"harness is {show(found)}; give one of {', '.join(CASE_KINDS)}")
 
 
-def _start(document: Mapping[str, Any], harness: CaseKind) -> Case:
+def _start(document: Mapping[str, Any], harness: SlotKind) -> SlotCase:
     """Return the case without its edits."""
     profile = read_profile(document.get("profile", DEFAULT_PROFILE))
     if harness == "vm_entry":
@@ -180,37 +233,17 @@ def _read_range(at: int, value: object) -> MemoryEdit:
     return MemoryEdit(at, values.within_memory(at, bytes([UNBACKED]) * count), backed=False)
 
 
-def _read_msrs(table: Mapping[str, Any], known: Layout) -> list[Change]:
-    slots = {slot.name: slot for slot in known.slots if slot.area == "msr" and slot.width == 64}
-    by_index = {slot.address: slot for slot in slots.values()}
-    changes: dict[str, list[Change]] = {}
-    for key, value in table.items():
-        index = values.number(key, "an MSR") if key[:1].isdigit() else None
-        slot = slots.get(key.lower()) if index is None else by_index.get(index)
-        if slot is None:
-            near = nearest(key.lower(), slots)
-            raise InputError(f"{show(key)} is no VMX capability MSR{near}")
-        if slot.name in changes:
-            raise InputError(f"{slot.name} is given twice; give it once")
-        changes[slot.name] = _read_msr(slot, value)
-    return [change for pair in changes.values() for change in pair]
-
-
-def _read_msr(slot: Slot, value: object) -> list[Change]:
-    if value == _ABSENT:
-        return [Edit(present(slot.name), 0)]
-    return [Edit(slot.name, values.slot_value(slot, value)), Edit(present(slot.name), 1)]
-
-
-_READERS: Final = {
+_READERS: Final[Mapping[str, Callable[[Mapping[str, Any], Layout], Sequence[Change]]]] = {
     "vmcs": _read_vmcs,
     "processor": _read_processor,
     "memory": _read_memory,
-    "msrs": _read_msrs,
+    "msrs": read_msrs,
 }
 
 
-def _write_changes(document: toml_writer.Document, case: Case, changes: tuple[Change, ...]) -> None:
+def _write_changes(
+    document: toml_writer.Document, case: SlotCase, changes: tuple[Change, ...]
+) -> None:
     by_name = layout(case.harness).by_name
     tables: dict[str, dict[str, str]] = {}
     for change in changes:
@@ -221,7 +254,7 @@ def _write_changes(document: toml_writer.Document, case: Case, changes: tuple[Ch
         if slot.area == "case":
             document.literal(slot.name, _slot_text(slot, change.value))
         elif slot.area == "msr":
-            key, text = _msr_text(slot, case)
+            key, text = msr_literal(slot, case.profile)
             tables.setdefault("msrs", {})[key] = text
         else:
             tables.setdefault(slot.area, {})[slot.name] = _slot_text(slot, change.value)
@@ -231,13 +264,6 @@ def _write_changes(document: toml_writer.Document, case: Case, changes: tuple[Ch
 
 def _slot_text(slot: Slot, value: int) -> str:
     return toml_writer.quoted(slot.show(value)) if slot.choices else slot.show(value)
-
-
-def _msr_text(slot: Slot, case: Case) -> tuple[str, str]:
-    value = case.profile.msrs.get(slot.address)
-    name = slot.name if slot.width == 64 else slot.name.removesuffix(present(""))
-    shown = toml_writer.quoted(_ABSENT) if value is None else f"0x{value:016x}"
-    return name.upper(), shown
 
 
 def _range_text(edit: MemoryEdit) -> str:

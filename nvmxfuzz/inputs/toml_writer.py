@@ -17,9 +17,13 @@ def quoted(text: str) -> str:
 
 
 class Document:
-    """A TOML file in the making: plain values first, then the tables, in the order given."""
+    """A TOML file in the making: plain values first, then the tables, in the order given.
 
-    def __init__(self) -> None:
+    With a name it is a table of a file, and those in it.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self._name = name
         self._values: list[str] = []
         self._tables: list[str] = []
 
@@ -34,7 +38,8 @@ class Document:
     def literals(self, name: str, literals: Mapping[str, str]) -> None:
         """Add a table whose values are TOML text already."""
         lines = [f"{key} = {literal}" for key, literal in literals.items()]
-        self._tables.append("\n".join((f"[{name}]", *lines)))
+        path = f"{self._name}.{name}" if self._name else name
+        self._tables.append("\n".join((f"[{path}]", *lines)))
 
     def table(self, name: str, table: Mapping[str, Any]) -> None:
         """Add a table; the tables in it follow it."""
@@ -45,9 +50,15 @@ class Document:
             words = {quoted(at): f"0x{word:016x}" for at, word in value.items()}
             self.literals(f"{name}.{key}", words)
 
+    def item(self, name: str, table: Mapping[str, Any]) -> None:
+        """Add a table to the list of that name."""
+        lines = [f"{key} = {_literal(value)}" for key, value in table.items()]
+        self._tables.append("\n".join((f"[[{name}]]", *lines)))
+
     def text(self) -> str:
         """Return the file."""
-        return "\n\n".join(("\n".join(self._values), *self._tables)) + "\n"
+        head = [f"[{self._name}]"] if self._name else []
+        return "\n\n".join(("\n".join((*head, *self._values)), *self._tables)) + "\n"
 
 
 def _literal(value: Any) -> str:  # noqa: ANN401 - anything TOML can say

@@ -43,6 +43,14 @@ def text(document: Mapping[str, Any], key: str, default: str) -> str:
     return found
 
 
+def truth(document: Mapping[str, Any], key: str) -> bool:
+    """Return true or false, false where there is no such key."""
+    found = document.get(key, False)
+    if not isinstance(found, bool):
+        raise InputError(f"{key} is {show(found)}; give true or false")
+    return found
+
+
 def format_number(document: Mapping[str, Any], newest: int) -> None:
     """Refuse a document of a later format, or one that does not say a number."""
     found = document.get("format", newest)

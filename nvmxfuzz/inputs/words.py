@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from nvmxfuzz.inputs.case import Case, ConfigCase, EntryCase
+from nvmxfuzz.inputs.case import ConfigCase, EntryCase, SlotCase
 from nvmxfuzz.inputs.layout import Slot
 from nvmxfuzz.inputs.memory_edit import MemoryEdit, edited
 from nvmxfuzz.machine.attempt import Attempt
@@ -18,7 +18,7 @@ PROFILE_ATTRIBUTES = ("family", "model", "stepping")
 """What a config case may edit of its profile beside the MSRs."""
 
 
-def word_of(case: Case, slot: Slot) -> int:
+def word_of(case: SlotCase, slot: Slot) -> int:
     """Return what `case` holds in `slot`, one of its layout."""
     if isinstance(case, EntryCase):
         return entry_word(case.attempt, slot)
@@ -40,13 +40,23 @@ def entry_word(attempt: Attempt, slot: Slot) -> int:
 
 def config_word(case: ConfigCase, slot: Slot) -> int:
     """Return what `case` holds in `slot`; an MSR that does not exist is 0."""
-    if slot.area == "msr":
-        value = case.profile.msrs.get(slot.address)
-        return (value or 0) if slot.width == 64 else int(value is not None)
-    if slot.name in PROFILE_ATTRIBUTES:
-        return int(getattr(case.profile, slot.name))
+    if of_profile(slot):
+        return profile_word(case.profile, slot)
     value = getattr(case, _CONFIG_ATTRIBUTES.get(slot.name, slot.name))
     return slot.choices.index(value) if slot.choices else int(value)
+
+
+def of_profile(slot: Slot) -> bool:
+    """Whether a slot is one of what a case may edit of its profile."""
+    return slot.area == "msr" or slot.name in PROFILE_ATTRIBUTES
+
+
+def profile_word(profile: Profile, slot: Slot) -> int:
+    """Return what `profile` holds in a slot that is `of_profile`."""
+    if slot.area == "msr":
+        value = profile.msrs.get(slot.address)
+        return (value or 0) if slot.width == 64 else int(value is not None)
+    return int(getattr(profile, slot.name))
 
 
 def build_attempt(
@@ -61,11 +71,11 @@ def build_attempt(
         if slot.area == "vmcs":
             vmcs[slot.name] = value
         elif slot.area == "processor":
-            processor[slot.name] = _natural(slot, value)
+            processor[slot.name] = natural(slot, value)
         elif slot.area == "memory":
             writes.append(MemoryEdit(slot.address, value.to_bytes(slot.size, "little")))
         else:
-            parts[slot.name] = _natural(slot, value)
+            parts[slot.name] = natural(slot, value)
     writes += memory
     # By hand, because dataclasses.replace costs as much as all of the rest.
     return Attempt(
@@ -80,26 +90,31 @@ def build_attempt(
 
 def build_config(case: ConfigCase, words: Mapping[Slot, int]) -> ConfigCase:
     """Return `case` with `words` in their slots; an MSR that does not exist loses its value."""
-    attributes: dict[str, Any] = {}
+    attributes = {
+        _CONFIG_ATTRIBUTES.get(slot.name, slot.name): natural(slot, value)
+        for slot, value in words.items()
+        if not of_profile(slot)
+    }
+    return replace(case, profile=build_profile(case.profile, words), **attributes)
+
+
+def build_profile(profile: Profile, words: Mapping[Slot, int]) -> Profile:
+    """Return `profile` with those of `words` that are of it."""
     facts: dict[str, Any] = {}
-    msrs = dict(case.profile.msrs)
+    msrs = dict(profile.msrs)
     exists: dict[int, int] = {}
     for slot, value in words.items():
         if slot.area == "msr" and slot.width == 64:
             msrs[slot.address] = value
-            exists.setdefault(slot.address, slot.address in case.profile.msrs)
+            exists.setdefault(slot.address, slot.address in profile.msrs)
         elif slot.area == "msr":
             exists[slot.address] = value
             msrs.setdefault(slot.address, 0)
         elif slot.name in PROFILE_ATTRIBUTES:
             facts[slot.name] = value
-        else:
-            name = _CONFIG_ATTRIBUTES.get(slot.name, slot.name)
-            attributes[name] = _natural(slot, value)
     if exists:
         facts["msrs"] = {at: msrs[at] for at in sorted(msrs) if exists.get(at, True)}
-    profile = replace(case.profile, **facts) if facts else case.profile
-    return replace(case, profile=profile, **attributes)
+    return replace(profile, **facts) if facts else profile
 
 
 def unedited(profile: Profile, origin: Profile) -> Profile:
@@ -108,7 +123,8 @@ def unedited(profile: Profile, origin: Profile) -> Profile:
     return replace(profile, msrs=origin.msrs, **facts)
 
 
-def _natural(slot: Slot, value: int) -> int | str:
+def natural(slot: Slot, value: int) -> Any:  # noqa: ANN401 # an attribute of whatever type
+    """Return the integer of a slot as the attribute that it stands for."""
     if slot.choices:
         return slot.choices[value]
     return bool(value) if slot.boolean else value

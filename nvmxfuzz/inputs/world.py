@@ -31,7 +31,7 @@ PARAMETERS: Final[Mapping[str, int]] = MappingProxyType(
         "ignore_msrs": 0,
     }
 )
-"""Module parameter -> its default. The order is part of the binary format: a new one goes last."""
+"""Module parameter -> its default. The order is part of the binary format, and stays."""
 
 FEATURES: Final = (
     *("VME", "DE", "PSE", "TSC", "PAE", "MCE", "PGE", "FXSR", "XMM", "VMX", "SMX", "PCID"),

@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from nvmxfuzz.arch.bits import named_bits
 from nvmxfuzz.arch.controls import Pin, Primary, Secondary, Tertiary, VmEntry, VmExit, VmExit2
 from nvmxfuzz.arch.fields import FIELD_BY_NAME
 from nvmxfuzz.arch.registers import Cr0, Cr4, DebugCtl, Efer, Rflags
-from nvmxfuzz.inputs.case import Case
+from nvmxfuzz.inputs.case import Case, MigrationCase, RestoreCase
 from nvmxfuzz.inputs.difference import Edit, differences, origin
 from nvmxfuzz.inputs.layout import Slot, layout
+from nvmxfuzz.inputs.step_text import step_lines
 from nvmxfuzz.inputs.words import word_of
+from nvmxfuzz.inputs.world import World
+from nvmxfuzz.inputs.world_words import world_origin, world_word
 from nvmxfuzz.machine.outside import printable
 
 _MOST_DIGITS = 64
@@ -56,6 +59,15 @@ class Row:
 
 def case_rows(case: Case, *, everything: bool) -> list[Row]:
     """Return a row for each value that differs from the base, or for every one."""
+    if isinstance(case, RestoreCase):
+        return [*_world_rows(case.world, "", everything), *_step_rows(case)]
+    if isinstance(case, MigrationCase):
+        return [
+            *_world_rows(case.source, "source ", everything),
+            *_world_rows(case.destination, "destination ", everything),
+            Row("case", "order", case.order, "listed", "order in which MSRs are written"),
+            *case_rows(case.entry, everything=everything),
+        ]
     start = origin(case)
     rows = []
     for slot in layout(case.harness).slots:
@@ -68,6 +80,22 @@ def case_rows(case: Case, *, everything: bool) -> list[Row]:
             value_text = change.data.hex() if change.backed else "unbacked"
             rows.append(Row("memory", f"{change.address:#x}", value_text, "", "bytes of memory"))
     return rows
+
+
+def _world_rows(world: World, place: str, everything: bool) -> Iterator[Row]:
+    start = world_origin(world)
+    for slot in layout("world").slots:
+        value, before = world_word(world, slot), world_word(start, slot)
+        if everything or value != before:
+            shown, plain = slot.show(value), slot.show(before)
+            yield Row(f"{place}{slot.area}", slot.name, shown, plain, slot.meaning)
+
+
+def _step_rows(case: RestoreCase) -> Iterator[Row]:
+    for number, step in enumerate(case.steps, 1):
+        word, *details = step_lines(step)
+        for detail in details or [""]:
+            yield Row("step", f"{number} {word}", "", "", detail)
 
 
 def to_json(case: Case, rows: Sequence[Row]) -> dict[str, object]:
@@ -99,11 +127,11 @@ def to_text(case: Case, rows: Sequence[Row]) -> str:
     names = max((len(row.name) for row in rows), default=0)
     values = min(max((len(row.value) for row in rows), default=0), _WIDEST)
     bases = max((len(row.base) for row in rows), default=0)
-    lines += [
-        f"  {row.area:9}  {row.name:{names}}  {_cut(row.value):>{values}}  "
-        f"(base {row.base:>{bases}})  {row.meaning}"
-        for row in rows
-    ]
+    for row in rows:
+        line = f"  {row.area:9}  {row.name:{names}}  "
+        if row.value:
+            line += f"{_cut(row.value):>{values}}  (base {row.base:>{bases}})  "
+        lines.append((line + row.meaning).rstrip())
     return "\n".join(lines)
 
 

@@ -36,6 +36,7 @@ def test_a_harness_reads_what_it_writes() -> None:
 def test_seeds_of_other_profiles_are_used_re_based() -> None:
     case = edited("skylake-x")
     found = HARNESS.decode(HARNESS.encode(case))
+    assert isinstance(found, EntryCase)
     assert found.profile.name == "haswell"
     assert differences(found) == differences(case)
 

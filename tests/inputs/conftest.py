@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from nvmxfuzz.inputs.bases import base
-from nvmxfuzz.inputs.case import Case, CaseKind, ConfigCase, EntryCase
+from nvmxfuzz.inputs.case import ConfigCase, EntryCase, SlotCase, SlotKind
 from nvmxfuzz.inputs.difference import Edit, apply, apply_to
 from nvmxfuzz.inputs.layout import Slot, layout
 from nvmxfuzz.inputs.memory_edit import MemoryEdit
@@ -24,7 +24,7 @@ def _edit(slot: Slot) -> st.SearchStrategy[Edit]:
     return st.builds(Edit, st.just(slot.name), st.integers(0, greatest))
 
 
-def _edits(harness: CaseKind) -> st.SearchStrategy[Edit]:
+def _edits(harness: SlotKind) -> st.SearchStrategy[Edit]:
     return st.sampled_from(layout(harness).slots).flatmap(_edit)
 
 
@@ -46,7 +46,7 @@ def _entry_cases(draw: st.DrawFn) -> EntryCase:
 
 
 @st.composite
-def _config_cases(draw: st.DrawFn) -> Case:
+def _config_cases(draw: st.DrawFn) -> SlotCase:
     name = draw(st.sampled_from(PROFILES))
     changes = st.lists(_edits("capability_config"), max_size=6)
     return apply(ConfigCase(load_profile(name), name), draw(changes))
@@ -59,14 +59,14 @@ def entry_cases() -> st.SearchStrategy[EntryCase]:
 
 
 @pytest.fixture(scope="session")
-def config_cases() -> st.SearchStrategy[Case]:
+def config_cases() -> st.SearchStrategy[SlotCase]:
     """Return the strategy of configs."""
     return _config_cases()
 
 
 @pytest.fixture(scope="session")
 def cases(
-    entry_cases: st.SearchStrategy[EntryCase], config_cases: st.SearchStrategy[Case]
-) -> st.SearchStrategy[Case]:
+    entry_cases: st.SearchStrategy[EntryCase], config_cases: st.SearchStrategy[SlotCase]
+) -> st.SearchStrategy[SlotCase]:
     """Return the strategy of cases of either kind."""
     return st.one_of(entry_cases, config_cases)

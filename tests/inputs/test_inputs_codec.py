@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nvmxfuzz.inputs.bases import base
-from nvmxfuzz.inputs.case import CASE_KINDS, Case, CaseKind, ConfigCase, EntryCase
+from nvmxfuzz.inputs.case import SLOT_KINDS, ConfigCase, EntryCase, SlotCase, SlotKind
 from nvmxfuzz.inputs.codec import BOTH, REPAIR, SPARSE, TEXT, XOR, decode, encode
 from nvmxfuzz.inputs.difference import Change, Edit, differences
 from nvmxfuzz.inputs.layout import layout
@@ -44,15 +44,15 @@ def edits(data: bytes) -> tuple[Change, ...]:
 @settings.get_profile("repeatable")
 @given(st.data())
 def test_a_case_comes_back_from_its_bytes(
-    cases: st.SearchStrategy[Case], data: st.DataObject
+    cases: st.SearchStrategy[SlotCase], data: st.DataObject
 ) -> None:
     case = data.draw(cases)
     assert decode(encode(case), case.harness) == case
 
 
 @settings(settings.get_profile("repeatable"), max_examples=200)
-@given(st.binary(max_size=600), st.sampled_from(CASE_KINDS), st.sampled_from([XOR, SPARSE, BOTH]))
-def test_any_bytes_are_a_case(data: bytes, harness: CaseKind, kind: int) -> None:
+@given(st.binary(max_size=600), st.sampled_from(SLOT_KINDS), st.sampled_from([XOR, SPARSE, BOTH]))
+def test_any_bytes_are_a_case(data: bytes, harness: SlotKind, kind: int) -> None:
     for some in (data, header(kind) + data, header(kind, 3, 77) + data):
         case = decode(some, harness)
         assert case.harness == harness
@@ -60,8 +60,8 @@ def test_any_bytes_are_a_case(data: bytes, harness: CaseKind, kind: int) -> None
         assert decode(some, harness) == case
 
 
-@pytest.mark.parametrize("harness", CASE_KINDS)
-def test_no_bytes_are_the_first_base(harness: CaseKind) -> None:
+@pytest.mark.parametrize("harness", SLOT_KINDS)
+def test_no_bytes_are_the_first_base(harness: SlotKind) -> None:
     case = decode(b"", harness)
     assert differences(case) == ()
     assert case.profile == SKYLAKE

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nvmxfuzz.inputs.bases import base
-from nvmxfuzz.inputs.case import Case, ConfigCase, EntryCase
+from nvmxfuzz.inputs.case import ConfigCase, EntryCase, SlotCase
 from nvmxfuzz.inputs.difference import (
     Edit,
     apply,
@@ -28,7 +28,7 @@ CONFIG = ConfigCase(SKYLAKE, "skylake-x")
 @settings.get_profile("repeatable")
 @given(st.data())
 def test_a_case_is_its_base_and_its_differences(
-    cases: st.SearchStrategy[Case], data: st.DataObject
+    cases: st.SearchStrategy[SlotCase], data: st.DataObject
 ) -> None:
     case = data.draw(cases)
     assert apply(origin(case), differences(case)) == case

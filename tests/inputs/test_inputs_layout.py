@@ -8,7 +8,7 @@ import pytest
 
 from nvmxfuzz.arch.fields import FIELDS
 from nvmxfuzz.inputs.bases import ALL_BASES
-from nvmxfuzz.inputs.case import CASE_KINDS, CaseKind
+from nvmxfuzz.inputs.case import SLOT_KINDS, SlotKind
 from nvmxfuzz.inputs.layout import (
     CONFIG_LAYOUT,
     ENTRY_LAYOUT,
@@ -42,14 +42,14 @@ def test_every_capability_msr_has_two_slots() -> None:
     assert [slot.width for slot in msrs] == [64, 1] * 20
 
 
-@pytest.mark.parametrize("harness", CASE_KINDS)
-def test_the_slots_of_version_1_do_not_move(harness: CaseKind) -> None:
+@pytest.mark.parametrize("harness", SLOT_KINDS)
+def test_the_slots_of_version_1_do_not_move(harness: SlotKind) -> None:
     shape = [(slot.name, slot.width, slot.choices[:3]) for slot in layout(harness, 1).slots]
     assert (len(shape), crc32(repr(shape).encode())) == VERSION_1[harness]
 
 
-@pytest.mark.parametrize("harness", CASE_KINDS)
-def test_a_later_slot_stands_behind_the_earlier_ones(harness: CaseKind) -> None:
+@pytest.mark.parametrize("harness", SLOT_KINDS)
+def test_a_later_slot_stands_behind_the_earlier_ones(harness: SlotKind) -> None:
     versions = [slot.since for slot in layout(harness).slots]
     assert versions == sorted(versions)
 

@@ -7,7 +7,7 @@ import pytest
 
 from nvmxfuzz.inputs import mutate
 from nvmxfuzz.inputs.bases import base
-from nvmxfuzz.inputs.case import CASE_KINDS, CaseKind, EntryCase
+from nvmxfuzz.inputs.case import SLOT_KINDS, EntryCase, SlotKind
 from nvmxfuzz.inputs.codec import TEXT, decode, encode
 from nvmxfuzz.inputs.difference import differences
 from nvmxfuzz.inputs.layout import VERSION, layout
@@ -25,11 +25,11 @@ def no_mutation(data: bytes, max_size: int) -> bytes:
     return data[:max_size]
 
 
-MUTATORS = {kind: mutate.mutator(kind, no_mutation) for kind in CASE_KINDS}
-CROSSOVERS = {kind: mutate.cross_over(kind) for kind in CASE_KINDS}
+MUTATORS = {kind: mutate.mutator(kind, no_mutation) for kind in SLOT_KINDS}
+CROSSOVERS = {kind: mutate.cross_over(kind) for kind in SLOT_KINDS}
 
 
-def chains(harness: CaseKind, calls: int, links: int = 16) -> list[bytes]:
+def chains(harness: SlotKind, calls: int, links: int = 16) -> list[bytes]:
     found, data = [], START
     for seed in range(calls):
         data = MUTATORS[harness](data if seed % links else START, MAX_SIZE, seed)
@@ -37,23 +37,23 @@ def chains(harness: CaseKind, calls: int, links: int = 16) -> list[bytes]:
     return found
 
 
-@pytest.mark.parametrize("harness", CASE_KINDS)
-def test_mutation_depends_on_data_and_seed_alone(harness: CaseKind) -> None:
+@pytest.mark.parametrize("harness", SLOT_KINDS)
+def test_mutation_depends_on_data_and_seed_alone(harness: SlotKind) -> None:
     for seed, data in enumerate(chains(harness, 100)):
         once = MUTATORS[harness](data, MAX_SIZE, seed)
         assert once == MUTATORS[harness](data, MAX_SIZE, seed)
 
 
-@pytest.mark.parametrize("harness", CASE_KINDS)
-def test_mutation_keeps_to_the_size(harness: CaseKind) -> None:
+@pytest.mark.parametrize("harness", SLOT_KINDS)
+def test_mutation_keeps_to_the_size(harness: SlotKind) -> None:
     for seed, data in enumerate(chains(harness, 300)):
         size = seed % 70
         assert len(MUTATORS[harness](data, size, seed)) <= size
         assert len(CROSSOVERS[harness](data, data, size, seed)) <= size
 
 
-@pytest.mark.parametrize("harness", CASE_KINDS)
-def test_any_bytes_can_be_mutated_and_crossed(harness: CaseKind) -> None:
+@pytest.mark.parametrize("harness", SLOT_KINDS)
+def test_any_bytes_can_be_mutated_and_crossed(harness: SlotKind) -> None:
     rng = Random(9)
     for seed in range(400):
         one, two = (rng.randbytes(rng.choice((0, 1, 3, 9, 200, 2500))) for _ in range(2))
@@ -62,7 +62,7 @@ def test_any_bytes_can_be_mutated_and_crossed(harness: CaseKind) -> None:
 
 
 @pytest.mark.parametrize(("harness", "calls"), [("vm_entry", 5000), ("capability_config", 12000)])
-def test_every_bit_of_every_slot_is_reached(harness: CaseKind, calls: int) -> None:
+def test_every_bit_of_every_slot_is_reached(harness: SlotKind, calls: int) -> None:
     seen_1 = dict.fromkeys(layout(harness).slots, 0)
     seen_0 = dict.fromkeys(layout(harness).slots, 0)
     for data in chains(harness, calls):

@@ -15,7 +15,7 @@ import pytest
 
 from nvmxfuzz.inputs import codec, difference, parts
 from nvmxfuzz.inputs import layout as layout_module
-from nvmxfuzz.inputs.case import CASE_KINDS, CaseKind
+from nvmxfuzz.inputs.case import SLOT_KINDS, SlotKind
 from nvmxfuzz.inputs.codec import BOTH, SPARSE, XOR, decode, encode
 from nvmxfuzz.inputs.layout import CONFIG_LAYOUT, ENTRY_LAYOUT, Layout, Slot
 from nvmxfuzz.inputs.parts import put_together, take_apart
@@ -26,7 +26,7 @@ ADDED = ("guest_uinv", "rtit_ctl", "vtpr", "stepping", "ia32_vmx_vmcs_enum")
 
 
 @cache
-def slots_of_version_2(harness: CaseKind) -> tuple[Slot, ...]:
+def slots_of_version_2(harness: SlotKind) -> tuple[Slot, ...]:
     kept = [slot for slot in SLOTS[harness] if slot.name not in ADDED]
     added = [replace(slot, since=2) for slot in SLOTS[harness] if slot.name in ADDED]
     return (*kept, *added)
@@ -37,7 +37,7 @@ def newest(newest_version: int) -> Iterator[None]:
     """Have `newest_version` as the newest version of the format for a while."""
 
     @cache
-    def layout(harness: CaseKind, version: int = newest_version) -> Layout:
+    def layout(harness: SlotKind, version: int = newest_version) -> Layout:
         slots = slots_of_version_2(harness)
         return Layout(harness, tuple(slot for slot in slots if slot.since <= version))
 
@@ -63,8 +63,8 @@ def inputs_of_version_1(count: int) -> Iterator[bytes]:
         yield header + rng.randbytes(rng.choice((0, 9, 90, most)))
 
 
-@pytest.mark.parametrize("harness", CASE_KINDS)
-def test_old_bytes_are_the_same_case(harness: CaseKind) -> None:
+@pytest.mark.parametrize("harness", SLOT_KINDS)
+def test_old_bytes_are_the_same_case(harness: SlotKind) -> None:
     inputs = list(inputs_of_version_1(300))
     with newest(1):
         before = [decode(data, harness) for data in inputs]
@@ -75,8 +75,8 @@ def test_old_bytes_are_the_same_case(harness: CaseKind) -> None:
     assert len(set(stored)) > 250
 
 
-@pytest.mark.parametrize("harness", CASE_KINDS)
-def test_old_bytes_are_mutated_as_what_they_are(harness: CaseKind) -> None:
+@pytest.mark.parametrize("harness", SLOT_KINDS)
+def test_old_bytes_are_mutated_as_what_they_are(harness: SlotKind) -> None:
     for data in inputs_of_version_1(300):
         with newest(2):
             rewritten = put_together(take_apart(data, harness), 1 << 16)
@@ -84,8 +84,8 @@ def test_old_bytes_are_mutated_as_what_they_are(harness: CaseKind) -> None:
             assert decode(rewritten, harness) == decode(data, harness)
 
 
-@pytest.mark.parametrize("harness", CASE_KINDS)
-def test_new_bytes_reach_the_new_slots(harness: CaseKind) -> None:
+@pytest.mark.parametrize("harness", SLOT_KINDS)
+def test_new_bytes_reach_the_new_slots(harness: SlotKind) -> None:
     with newest(2):
         plain = decode(b"", harness)
         table = take_apart(b"", harness).table

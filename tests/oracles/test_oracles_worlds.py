@@ -25,7 +25,8 @@ def test_a_plain_world_is_the_profile(name: str) -> None:
 
 def test_the_words_are_those_of_the_model() -> None:
     assert set(FEATURES) == set(CPUID_BITS)
-    assert {each.name: int(each.default) for each in fields(ModuleParams)} == dict(PARAMETERS)
+    named = {each.name: getattr(DEFAULT_PARAMS, each.name) for each in fields(ModuleParams)}
+    assert named == dict(PARAMETERS)
 
 
 def test_what_differs_is_carried_over() -> None:

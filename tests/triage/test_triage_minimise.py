@@ -8,7 +8,7 @@ import pytest
 
 from nvmxfuzz.arch.fields import FIELDS
 from nvmxfuzz.inputs.bases import base
-from nvmxfuzz.inputs.case import Case, ConfigCase, EntryCase
+from nvmxfuzz.inputs.case import Case, ConfigCase, EntryCase, SlotCase
 from nvmxfuzz.inputs.difference import Edit, apply, differences, origin
 from nvmxfuzz.inputs.memory_edit import MemoryEdit
 from nvmxfuzz.machine.profile import load_profile
@@ -30,10 +30,10 @@ def scrambled(rng: Random, count: int, profile: str = "skylake-x") -> EntryCase:
     return case
 
 
-def vmcs_bit(field: str, bit: int) -> Callable[[Case], bool]:
+def vmcs_bit(field: str, bit: int) -> Callable[[SlotCase], bool]:
     """Return a fault that shows where one bit of one field differs from the base."""
 
-    def shows(case: Case) -> bool:
+    def shows(case: SlotCase) -> bool:
         start = origin(case)
         assert isinstance(case, EntryCase)
         assert isinstance(start, EntryCase)
@@ -65,7 +65,7 @@ def test_two_fields_that_matter_together_both_stay() -> None:
     edits = [edit for edit in differences(case) if isinstance(edit, Edit)]
     one, other = edits[10], edits[70]
 
-    def shows(candidate: Case) -> bool:
+    def shows(candidate: SlotCase) -> bool:
         return {one, other} <= set(differences(candidate))
 
     assert set(differences(minimise(case, shows, Budget()))) == {one, other}
@@ -75,7 +75,7 @@ def test_several_bits_that_no_subset_replaces_become_one() -> None:
     """Bits 3 and 4 were found, bit 9 alone does it as well."""
     case = apply(entry(), [Edit("guest_dr7", 0x400 ^ 0b11000)])
 
-    def shows(candidate: Case) -> bool:
+    def shows(candidate: SlotCase) -> bool:
         assert isinstance(candidate, EntryCase)
         changed = candidate.attempt.vmcs.guest_dr7 ^ 0x400
         return changed & 0b11000 == 0b11000 or changed == 1 << 9
@@ -106,7 +106,7 @@ def test_a_profile_that_matters_stays() -> None:
 def test_memory_shrinks_to_the_byte_that_matters() -> None:
     case = apply(entry(), [MemoryEdit(0x90000, bytes(range(1, 40)))])
 
-    def shows(candidate: Case) -> bool:
+    def shows(candidate: SlotCase) -> bool:
         assert isinstance(candidate, EntryCase)
         return candidate.attempt.memory.read(0x90010, 1)[0] & 1 == 1
 
@@ -127,7 +127,7 @@ def test_a_capability_config_shrinks_too() -> None:
         start, [Edit("ia32_vmx_basic", 0x1234), Edit("ia32_vmx_misc", 0xFFFF), Edit("model", 9)]
     )
 
-    def shows(candidate: Case) -> bool:
+    def shows(candidate: SlotCase) -> bool:
         assert isinstance(candidate, ConfigCase)
         before = candidate.profile.msrs.get(0x485, 0) ^ load_profile(candidate.base).msrs[0x485]
         return before != 0
@@ -141,9 +141,9 @@ def test_a_capability_config_shrinks_too() -> None:
 
 def test_a_budget_ends_it_with_a_case_that_still_shows() -> None:
     case = scrambled(Random(2), 40)
-    runs: list[Case] = []
+    runs: list[SlotCase] = []
 
-    def counted(candidate: Case) -> bool:
+    def counted(candidate: SlotCase) -> bool:
         runs.append(candidate)
         return len(differences(candidate)) > 5
 
@@ -169,11 +169,12 @@ def test_triage_runs_a_finding_again_before_it_makes_it_small() -> None:
     case = scrambled(Random(5), 10)
 
     def examine(candidate: Case) -> tuple[Finding, ...]:
+        assert isinstance(candidate, EntryCase)
         return (finding,) if len(differences(candidate)) >= 2 else ()
 
     triaged = triage(examine, case, finding.identity, Budget())
     assert triaged.reproduced
-    assert triaged.smallest is not None
+    assert isinstance(triaged.smallest, EntryCase)
     assert len(differences(triaged.smallest)) == 2
     flaky = triage(lambda _: (), case, finding.identity, Budget())
     assert (flaky.reproduced, flaky.smallest) == (False, None)

@@ -4,7 +4,7 @@
 from collections.abc import Callable
 
 from nvmxfuzz.inputs.bases import base
-from nvmxfuzz.inputs.case import Case, EntryCase
+from nvmxfuzz.inputs.case import EntryCase, SlotCase
 from nvmxfuzz.inputs.difference import Change, Edit, apply, differences
 from nvmxfuzz.inputs.memory_edit import MemoryEdit
 from nvmxfuzz.machine.memory import UNBACKED
@@ -17,12 +17,12 @@ FIELDS = tuple(f"guest_{name}_selector" for name in ("es", "cs", "ss", "ds", "fs
 
 
 def attempted(
-    changes: tuple[Change, ...], shows: Callable[[Case], bool]
-) -> tuple[Problem, list[Case]]:
+    changes: tuple[Change, ...], shows: Callable[[SlotCase], bool]
+) -> tuple[Problem, list[SlotCase]]:
     """Return a problem, and the list that every case it tries will be in."""
-    tried: list[Case] = []
+    tried: list[SlotCase] = []
 
-    def remember(case: Case) -> bool:
+    def remember(case: SlotCase) -> bool:
         tried.append(case)
         return shows(case)
 
@@ -49,7 +49,7 @@ def test_resetting_bits_begins_with_half_of_those_that_differ() -> None:
     assert [_selector(case) ^ origin for case in tried] == [0b1100_0000, 0, 0b1000_0000]
 
 
-def _selector(case: Case) -> int:
+def _selector(case: SlotCase) -> int:
     assert isinstance(case, EntryCase)
     return int(case.attempt.vmcs.guest_es_selector)
 
@@ -57,7 +57,7 @@ def _selector(case: Case) -> int:
 def test_changes_that_are_needed_stay_while_another_gets_smaller() -> None:
     edits = tuple(Edit(name, 0xFFF0) for name in FIELDS)
 
-    def shows(case: Case) -> bool:
+    def shows(case: SlotCase) -> bool:
         return {getattr(each, "slot", "") for each in differences(case)} == set(FIELDS)
 
     smallest = differences(minimise(apply(PLAIN, edits), shows, Budget()))
@@ -69,7 +69,7 @@ def test_changes_that_are_needed_stay_while_another_gets_smaller() -> None:
 
 
 def test_bytes_between_those_that_matter_are_cleared() -> None:
-    def shows(case: Case) -> bool:
+    def shows(case: SlotCase) -> bool:
         assert isinstance(case, EntryCase)
         first, *_, last = case.attempt.memory.read(0x90000, 4)
         return (first, last) == (1, 4)

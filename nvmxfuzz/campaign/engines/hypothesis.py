@@ -7,20 +7,27 @@ Nothing is kept in an example database: its bytes die with a version or an edit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
+from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.configuration import set_hypothesis_home_dir
+from hypothesis.strategies import SearchStrategy
 
 from nvmxfuzz.campaign.session import Session
-from nvmxfuzz.inputs.case import Case
-from nvmxfuzz.inputs.strategies import config_cases, entry_cases
+from nvmxfuzz.inputs.case import Case, CaseKind
+from nvmxfuzz.inputs.strategies import config_cases, entry_cases, migration_cases, restore_cases
 
 ROUND = 500
 """Examples a round: Hypothesis remembers all of a round, so that an endless one would grow."""
 
-_CASES = {"vm_entry": entry_cases, "capability_config": config_cases}
+_CASES: Mapping[CaseKind, Callable[[Sequence[str]], SearchStrategy[Any]]] = {
+    "vm_entry": entry_cases,
+    "capability_config": config_cases,
+    "capability_restore": restore_cases,
+    "migration": migration_cases,
+}
 
 
 def run(session: Session) -> None:

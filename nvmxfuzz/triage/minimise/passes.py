@@ -5,16 +5,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any, overload
 
-from nvmxfuzz.inputs.case import Case
+from nvmxfuzz.inputs.case import Case, MigrationCase, RestoreCase, SlotCase
 from nvmxfuzz.inputs.difference import Change, Edit
 from nvmxfuzz.inputs.layout import layout
 from nvmxfuzz.inputs.memory_edit import MemoryEdit
 from nvmxfuzz.triage.minimise.problem import Budget, Problem, plainer_starts
+from nvmxfuzz.triage.minimise.worlds import minimise_in_world
 
 
-def minimise(case: Case, shows: Callable[[Case], bool], budget: Budget) -> Case:
+@overload
+def minimise(case: SlotCase, shows: Callable[[SlotCase], bool], budget: Budget) -> SlotCase: ...
+
+
+@overload
+def minimise(case: Case, shows: Callable[[Case], bool], budget: Budget) -> Case: ...
+
+
+def minimise(case: Case, shows: Callable[[Any], bool], budget: Budget) -> Case:
     """Return the smallest case found that `shows` still accepts; it must accept `case`."""
+    if isinstance(case, RestoreCase | MigrationCase):
+        return minimise_in_world(case, shows, budget)
     problem = Problem(case, shows, budget)
     while not problem.exhausted:
         before = problem.start, problem.changes

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TypeAlias
 
 from nvmxfuzz.inputs.bases import base, base_names, default_base
-from nvmxfuzz.inputs.case import Case, ConfigCase, EntryCase
+from nvmxfuzz.inputs.case import ConfigCase, EntryCase, SlotCase
 from nvmxfuzz.inputs.difference import Change, Edit, apply, differences, origin
 from nvmxfuzz.inputs.layout import layout
 from nvmxfuzz.inputs.memory_edit import MemoryEdit
@@ -36,7 +36,7 @@ class Budget:
 class Problem:
     """The smallest case so far, as changes against its base."""
 
-    def __init__(self, case: Case, shows: Callable[[Case], bool], budget: Budget) -> None:
+    def __init__(self, case: SlotCase, shows: Callable[[SlotCase], bool], budget: Budget) -> None:
         self.start = origin(case)
         self.changes = differences(case)
         self._shows = shows
@@ -46,7 +46,7 @@ class Problem:
         self._tried: set[tuple[Change, ...]] = {self.changes}
 
     @property
-    def case(self) -> Case:
+    def case(self) -> SlotCase:
         """The smallest case so far."""
         return apply(self.start, self.changes)
 
@@ -68,7 +68,7 @@ class Problem:
         self.changes = proposal
         return True
 
-    def propose_start(self, start: Case) -> bool:
+    def propose_start(self, start: SlotCase) -> bool:
         """Tell the changes against another base if the finding still shows."""
         if not self._still_shows(apply(start, self.changes)):
             return False
@@ -100,14 +100,14 @@ class Problem:
                 ones += change.value.bit_count()
         return count, differing, ones
 
-    def _still_shows(self, case: Case) -> bool:
+    def _still_shows(self, case: SlotCase) -> bool:
         if self.exhausted:
             return False
         self._runs += 1
         return self._shows(case)
 
 
-def plainer_starts(start: Case) -> Iterator[Case]:
+def plainer_starts(start: SlotCase) -> Iterator[SlotCase]:
     """Yield bases that a reader knows better: of the default profile, and of the usual guest."""
     if isinstance(start, ConfigCase):
         if start.base != DEFAULT_PROFILE:
