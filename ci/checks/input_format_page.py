@@ -27,7 +27,7 @@ from nvmxfuzz.inputs.expectation import (
 )
 from nvmxfuzz.inputs.layout import KERNELS, VERSION, Slot, layout
 from nvmxfuzz.inputs.order import BASES, PROFILES
-from nvmxfuzz.inputs.step_text import KEYS, KINDS, msr_text
+from nvmxfuzz.inputs.step_text import KEYS, KINDS, MSR_NAMES
 from nvmxfuzz.inputs.steps import (
     MOST_STEPS,
     OWN,
@@ -89,8 +89,8 @@ the MSR does not exist.
 WORLDS = f"""
 The other two kinds of cases have *worlds*: a profile as edited, with `kernel`, `[parameters]` of
 the modules, and the CPUID features that are `toggled` against it. A restore (`capability_restore`)
-is one world and what happens to a vCPU there, at most {MOST_STEPS} steps. A value that is written is
-a number, or what a KVM `offered`, the world's own or another: `by` a kernel, `on` the plain
+is one world and what happens to a vCPU there, at most {MOST_STEPS} steps. A value that is written
+is a number, or what a KVM `offered`, the world's own or another: `by` a kernel, `on` the plain
 processor of a profile; of that the bits of `unset` are cleared, those of `set` are set, those of
 `flip` flipped, in this order. `toggled` of a step is against the CPUID that KVM supports.
 """
@@ -176,7 +176,7 @@ def binary() -> Iterator[str]:
     yield ""
     yield body(step_codec.__doc__)
     yield ""
-    yield f"MSRs by number: {', '.join(map(msr_text, step_codec.MSRS))}.\n"
+    yield f"MSRs by number: {', '.join(MSR_NAMES[at] for at in step_codec.MSRS)}.\n"
     yield f"CPUID features by number: {', '.join(FEATURES)}.\n"
     yield f"Steps by number: {', '.join(KINDS)}. Kernels by number: {', '.join(KERNELS)}.\n"
     yield f"Profiles by number: {', '.join(PROFILES)}.\n"

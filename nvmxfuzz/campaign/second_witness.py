@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from nvmxfuzz.campaign.harness import Harness
-from nvmxfuzz.inputs.case import CaseKind
+from nvmxfuzz.errors import InputError
+from nvmxfuzz.inputs.case import CaseKind, RestoreCase, WorldCase
 from nvmxfuzz.machine.profile import DEFAULT_PROFILE, profile_names
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ def with_target(
         return harness
     if harness.kind == "capability_config":
         return _with_real_config(harness, target)
+    if harness.kind == "capability_restore":
+        return _with_real_msrs(harness, target)
     from nvmxfuzz.targets import python_model
     from nvmxfuzz.targets.registry import target_named
 
@@ -76,6 +80,42 @@ def _with_real_config(harness: Harness, target: str) -> Harness:
     from nvmxfuzz.targets.kvm_native.config import config_witness
 
     return replace(harness, always=(*harness.always, agreement(config_witness(target))))
+
+
+def _with_real_msrs(harness: Harness, target: str) -> Harness:
+    # In this process too, and on the kernel of the target alone.
+    from nvmxfuzz.oracles.kvm_restore import real_oracles
+    from nvmxfuzz.targets.kvm_native.msrs import msr_witness
+
+    kernel = _real_kernel(target, harness.name)
+    always, others = real_oracles(msr_witness(kernel))
+    return replace(
+        harness,
+        always=(*harness.always, *always),
+        oracles=(*harness.oracles, *others),
+        home=partial(on_kernel, kernel),
+    )
+
+
+def _real_kernel(target: str, harness: str) -> str:
+    """Return the kernel of a target that is the real KVM and nothing else."""
+    from nvmxfuzz.targets.kvm_native.config import KERNEL_OF
+    from nvmxfuzz.targets.registry import target_named
+
+    target_named(target)
+    if target not in KERNEL_OF:
+        raise InputError(
+            f"target {target} has no vCPU whose capability MSRs could be restored: the targets of "
+            f"{harness} are {', '.join(KERNEL_OF)}"
+        )
+    return KERNEL_OF[target]
+
+
+def on_kernel(kernel: str, case: WorldCase) -> WorldCase:
+    """Return a restore in a world of that kernel, otherwise the same."""
+    if isinstance(case, RestoreCase) and case.world.kernel != kernel:
+        return replace(case, world=replace(case.world, kernel=kernel))
+    return case
 
 
 def _with_processor(harness: Harness, target: Target) -> Harness:

@@ -102,10 +102,9 @@ def _at_a_field(rng: Random, index: int, offer: Offer) -> Value:
 
 def random_index(rng: Random) -> int:
     """Return an MSR: mostly one that userspace restores."""
-    chance = rng.random()
-    if chance < 0.85:
+    if rng.random() < 0.85:
         return rng.choice(_RESTORABLE)
-    return rng.choice(MSRS) if chance < 0.99 else rng.getrandbits(32)
+    return rng.choice(MSRS)
 
 
 def random_write(rng: Random) -> Write:

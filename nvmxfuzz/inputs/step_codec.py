@@ -9,10 +9,10 @@ A step is the number of its kind, then what that kind has:
   the PMU version if it follows, how many features are toggled, and their numbers;
 - rdmsr: an MSR.
 
-An MSR is a byte, a number of the table below; 0xff: its index follows, 4 bytes. A write is an MSR
-and a value: flags (2:0 the offer: none, own, a profile's, a kernel's, both; 3 to 5: what is
-unset, set, flipped follows, 8 bytes each), the numbers of kernel and profile as far as the offer
-has them, then those words. Numbers beyond what there is wrap around, what is missing is 0.
+An MSR is its number below. A write is an MSR and a value: flags (bits 2:0 the offer: none, own, a
+profile's, a kernel's, both; bits 3 to 5: what is unset, set, flipped follows, 8 bytes each), the
+numbers of kernel and profile as far as the offer has them, then those words. Numbers beyond what
+there is wrap around, what is missing is 0.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ from nvmxfuzz.machine.profile import profile_names
 MSRS: Final = (msr.MSR_IA32_FEAT_CTL, *(index for index, _ in VMX_CAPABILITY_MSRS))
 """By the number that the format has for them: a new one goes last."""
 
-_OTHER: Final = 0xFF
 _OFFERS: Final = 5
 _BY_PROFILE: Final = (2, 4)
 _BY_KERNEL: Final = (3, 4)
@@ -151,14 +150,11 @@ def _pack_cpuid(step: SetCpuid) -> bytes:
 
 
 def _read_msr(reader: _Reader) -> int:
-    number = reader.number()
-    return reader.number(4) if number == _OTHER else MSRS[number % len(MSRS)]
+    return MSRS[reader.number() % len(MSRS)]
 
 
 def _pack_msr(index: int) -> bytes:
-    if index in MSRS:
-        return bytes([MSRS.index(index)])
-    return bytes([_OTHER]) + index.to_bytes(4, "little")
+    return bytes([MSRS.index(index)])
 
 
 def _read_write(reader: _Reader) -> Write:

@@ -41,6 +41,7 @@ MSR_NAMES: Final[Mapping[int, str]] = {
     msr.MSR_IA32_FEAT_CTL: "IA32_FEATURE_CONTROL",
     **dict(VMX_CAPABILITY_MSRS),
 }
+"""The MSRs that a step may name."""
 _MSR_BY_NAME: Final = {name: index for index, name in MSR_NAMES.items()}
 
 _OFFERED: Final = re.compile(
@@ -64,11 +65,6 @@ KEYS: Final[Mapping[type[Step], tuple[str, ...]]] = {
 }
 
 
-def msr_text(index: int) -> str:
-    """Return the SDM's name of an MSR, or its index."""
-    return MSR_NAMES.get(index, f"{index:#x}")
-
-
 def value_text(value: Value) -> str:
     """Return a value as a line has it."""
     if value.offer is None:
@@ -83,7 +79,7 @@ def value_text(value: Value) -> str:
 
 def write_text(write: Write) -> str:
     """Return a write as a line."""
-    return f"{msr_text(write.index)} = {value_text(write.value)}"
+    return f"{MSR_NAMES[write.index]} = {value_text(write.value)}"
 
 
 def step_table(step: Step) -> dict[str, Any]:
@@ -95,7 +91,7 @@ def step_table(step: Step) -> dict[str, Any]:
     elif lines:
         table["value"] = lines[0]
     elif isinstance(step, Rdmsr):
-        table["msr"] = msr_text(step.index)
+        table["msr"] = MSR_NAMES[step.index]
     elif isinstance(step, SetCpuid):
         table.update(_cpuid_table(step))
     return table
@@ -177,12 +173,11 @@ def _parse_write(found: object) -> Write:
 
 
 def _parse_msr(found: object) -> int:
-    if isinstance(found, str) and found[:1].isdigit():
-        return values.fitting(values.number(found, "an MSR"), 32, "the index of an MSR")
-    index = _MSR_BY_NAME.get(found.upper()) if isinstance(found, str) else None
-    if index is None:
-        near = nearest(str(found).upper()[:60], _MSR_BY_NAME)
-        raise InputError(f"{show(found)} is no MSR{near}; give a VMX capability MSR, or an index")
+    name = found.upper() if isinstance(found, str) else ""
+    index = values.number(name, "an MSR") if name[:1].isdigit() else _MSR_BY_NAME.get(name)
+    if index is None or index not in MSR_NAMES:
+        near = nearest(name[:60], _MSR_BY_NAME)
+        raise InputError(f"{show(found)} is no VMX capability MSR, nor IA32_FEATURE_CONTROL{near}")
     return index
 
 

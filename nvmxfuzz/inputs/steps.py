@@ -61,7 +61,7 @@ def absolute(value: int) -> Value:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """An MSR by its index, of 32 bits, and what it is given."""
+    """An MSR by its index, one of `step_codec.MSRS`, and what it is given."""
 
     index: int
     value: Value

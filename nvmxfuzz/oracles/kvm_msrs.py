@@ -48,6 +48,11 @@ def compare_loading(model: MsrWitness, real: MsrWitness, world: MsrWorld) -> Com
         theirs = real.load(world)
     except WitnessStoppedError as stopped:
         return Comparison("stopped", 0, "loading", "", str(stopped))
+    return compare_loaded(ours, theirs)
+
+
+def compare_loaded(ours: Loaded, theirs: Loaded) -> Comparison:
+    """Compare what the model and the real KVM tell before there is a vCPU."""
     for name in _different_words(ours, theirs):
         said = f"{getattr(ours, name)} in the model, {getattr(theirs, name)} in the kernel"
         return Comparison("different", 1, "loading", name, said)

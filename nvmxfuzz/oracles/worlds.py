@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from nvmxfuzz.inputs.world import World
 from nvmxfuzz.kvm.host import HostCpu, ModuleParams
 from nvmxfuzz.kvm.host_features import features_of
 from nvmxfuzz.machine.profile import load_profile
 from nvmxfuzz.oracles.msr_witness import MsrWorld
+
+NEEDED: Final = frozenset({"TSC", "PAE", "FXSR", "XMM", "PSE", "VMX", "XSAVE"})
+"""CPUID features of every world: KVM, or its userspace, takes them for granted."""
 
 
 def msr_world(world: World) -> MsrWorld:
@@ -20,7 +25,7 @@ def msr_world(world: World) -> MsrWorld:
         profile.stepping,
         world.has_sgx,
         world.evmcs,
-        features_of(load_profile(world.base)) ^ world.toggled,
+        features_of(load_profile(world.base)) ^ (world.toggled - NEEDED),
         world.pmu_version,
     )
     params = ModuleParams(**{name: bool(value) for name, value in world.parameters})

@@ -65,7 +65,7 @@ values = [
     "IA32_VMX_TRUE_PINBASED_CTLS = offered unset 0x4000000000",
     "IA32_VMX_MISC = offered by 5.18 on penryn unset 0x1f set 0x9 flip 0x20",
     "IA32_FEATURE_CONTROL = 0x0000000000000005",
-    "0x123 = offered on penryn",
+    "IA32_VMX_EXIT_CTLS2 = offered on penryn",
 ]
 
 [[steps]]
@@ -99,7 +99,7 @@ def test_the_example_is_canonical() -> None:
                 Write(0x48D, Value(Offer(), unset=1 << 38)),
                 Write(0x485, Value(Offer("5.18", "penryn"), 0x1F, 9, 0x20)),
                 Write(0x3A, absolute(5)),
-                Write(0x123, Value(Offer("", "penryn"))),
+                Write(0x493, Value(Offer("", "penryn"))),
             )
         ),
         Rdmsr(0x480),
@@ -220,7 +220,7 @@ def _parts(case: Case) -> set[object]:
         (
             b'msr = "IA32_VMX_BASIC"',
             b'msr = "IA32_VMX_BASIX"',
-            "step 3: 'IA32_VMX_BASIX' is no MSR",
+            "step 3: 'IA32_VMX_BASIX' is no VMX capability MSR",
         ),
         (b"by 5.18", b"by 5.19", "step 2: '5.19' is no kernel; give one of 5.18"),
         (b"on penryn unset", b"on penrin unset", "step 2: "),
