@@ -74,7 +74,11 @@ def msr_witness(kernel: str) -> KvmMsrs:
 
 
 class KvmMsrs:
-    """A machine that is loaded again and again, with one vCPU."""
+    """A machine that is loaded again and again, with one vCPU.
+
+    A snapshot costs more than booting does: it is taken once a world is renewed for the second
+    time. Most worlds of a campaign live once.
+    """
 
     def __init__(self, library: Library, kernel: str) -> None:
         """Take an instance of KVM for itself, and the version that it was built from."""
@@ -90,6 +94,8 @@ class KvmMsrs:
         self._direct: Direct | None = None
         self._file = 0
         self._ready = False
+        self._untouched = False
+        """Nothing has happened to the vCPU since `load`."""
         self._supported: tuple[CpuidEntry, ...] = ()
         self._cpuids: dict[GuestCpuid, Any] = {}
         self._read = _Reading(WATCHED)
@@ -128,11 +134,10 @@ class KvmMsrs:
             vm.enable_cap(_KVM_CAP_DISABLE_QUIRKS2, _STUFF_FEATURE_MSRS)
         vcpu = vm.create_vcpu()
         self._vcpu, self._file = vcpu, vcpu.file
-        self._direct = Direct(self.library, vcpu.address)
         self._supported = tuple(_entry(entry) for entry in machine.supported_cpuid())
         self._cpuids = {}
         loaded = self._told(machine)
-        self._snapshot = self.library.snapshot()
+        self._ready, self._untouched = False, True
         return loaded
 
     def _told(self, machine: Machine) -> Loaded:
@@ -148,11 +153,18 @@ class KvmMsrs:
         )
 
     def renew(self) -> None:
-        """Restore the snapshot that `load` took."""
-        if self._snapshot is None:
+        """Restore the state that `load` left, if anything has happened since."""
+        if self._vcpu is None:
             raise ValueError("KVM is not loaded")
-        self.library.restore(self._snapshot)
-        self._warnings, self._ready = 0, False
+        self._warnings = 0
+        if self._untouched:
+            return
+        if self._snapshot is None:
+            self.load(self.world)
+            self._snapshot = self.library.snapshot()
+        else:
+            self.library.restore(self._snapshot)
+            self._ready, self._untouched = False, True
 
     @property
     def world(self) -> MsrWorld:
@@ -168,6 +180,7 @@ class KvmMsrs:
     # ------------------------------------------------------------------ userspace
 
     def _call(self, command: int, argument: Any) -> int:  # noqa: ANN401 # as Library.call
+        self._untouched = False
         try:
             value = self._ioctl(self._file, command, argument)
         except Stopped as stopped:
@@ -262,14 +275,16 @@ class KvmMsrs:
 
     @property
     def vcpu(self) -> Vcpu:
-        """The vCPU."""
+        """The vCPU, for something that may change it."""
         if self._vcpu is None:
             raise ValueError("KVM is not loaded")
+        self._untouched = False
         return self._vcpu
 
     def _direct_calls(self) -> Direct:
+        vcpu = self.vcpu
         if self._direct is None:
-            raise ValueError("KVM is not loaded")
+            self._direct = Direct(self.library, vcpu.address)
         return self._direct
 
 
