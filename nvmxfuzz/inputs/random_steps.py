@@ -39,9 +39,20 @@ from nvmxfuzz.inputs.world_words import edited_world, world_word
 from nvmxfuzz.machine.profile import profile_names
 
 _HALF: Final = 32
-_RESTORABLE: Final = tuple(
-    index for index in MSRS if msr.MSR_IA32_VMX_BASIC <= index <= msr.MSR_IA32_VMX_VMFUNC
+_GENERATED: Final = frozenset(
+    {
+        *(msr.MSR_IA32_VMX_PINBASED_CTLS, msr.MSR_IA32_VMX_PROCBASED_CTLS),
+        *(msr.MSR_IA32_VMX_EXIT_CTLS, msr.MSR_IA32_VMX_ENTRY_CTLS),
+        *(msr.MSR_IA32_VMX_CR0_FIXED1, msr.MSR_IA32_VMX_CR4_FIXED1),
+    }
 )
+"""What KVM makes of other MSRs, or of CPUID."""
+RESTORABLE: Final = tuple(
+    index
+    for index in MSRS
+    if msr.MSR_IA32_VMX_BASIC <= index <= msr.MSR_IA32_VMX_VMFUNC and index not in _GENERATED
+)
+"""The MSRs that userspace restores, ascending."""
 _LOW_BITS: Final = (
     *(msr.MSR_IA32_VMX_MISC, msr.MSR_IA32_VMX_EPT_VPID_CAP, msr.MSR_IA32_VMX_CR4_FIXED1),
 )
@@ -103,7 +114,7 @@ def _at_a_field(rng: Random, index: int, offer: Offer) -> Value:
 def random_index(rng: Random) -> int:
     """Return an MSR: mostly one that userspace restores."""
     if rng.random() < 0.85:
-        return rng.choice(_RESTORABLE)
+        return rng.choice(RESTORABLE)
     return rng.choice(MSRS)
 
 
@@ -138,7 +149,7 @@ def _several(rng: Random) -> SetMsrs:
     """Write several MSRs: all that somebody offered in some order, or a few with edits."""
     if rng.random() < 0.4:
         offer = random_offer(rng)
-        indices = list(_RESTORABLE)
+        indices = list(RESTORABLE)
         if rng.getrandbits(1):
             rng.shuffle(indices)
         return SetMsrs(tuple(Write(index, Value(offer)) for index in indices))

@@ -150,6 +150,14 @@ KNOWN: Final = (
         "See timer-rate: a list with the rate before the timer is taken once, and then no more.",
     ),
     KnownBreach(
+        "narrowing-is-for-good",
+        "restore.idempotent",
+        "several MSRs",
+        ("5.18",),
+        "A value is held against the vCPU's own: a list that narrows an MSR in two steps is taken "
+        "once, and then no more.",
+    ),
+    KnownBreach(
         "secondary-controls-follow-cpuid",
         "restore.survives-cpuid",
         "IA32_VMX_PROCBASED_CTLS2",

@@ -18,7 +18,7 @@ from nvmxfuzz.inputs.steps import Offer
 from nvmxfuzz.inputs.world import World, world_on
 from nvmxfuzz.kvm.guest_cpuid import GuestCpuid
 from nvmxfuzz.kvm.hardware_setup import LoadedKvm
-from nvmxfuzz.oracles.capability_restore import ORACLES
+from nvmxfuzz.oracles.capability_restore import BREACHES, ORACLES
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.msr_witness import (
     VMX_MSRS,
@@ -93,6 +93,19 @@ def offered(world: World, offer: Offer) -> Mapping[int, int]:
     if offer.profile:
         return _offered(_elsewhere(offer.kernel or world.kernel, offer.profile))
     return _offered(replace(world, kernel=offer.kernel) if offer.kernel else world)
+
+
+def breaches(case: RestoreCase) -> tuple[str, ...]:
+    """Return the breaches of a case on the model, known or not, each once: "ORACLE: SITE"."""
+    lived = prepared(case)
+    if lived.witness.module is None:
+        return ()
+    found = (
+        f"{name}: {site}"
+        for name, each in BREACHES.items()
+        for site, _ in each(lived.steps, lived.witness)
+    )
+    return tuple(dict.fromkeys(found))
 
 
 def _livable(case: RestoreCase, module: LoadedKvm) -> Iterator[Step]:

@@ -7,10 +7,18 @@ from collections.abc import Iterator
 
 from nvmxfuzz.cpu.judgement import Judgement
 from nvmxfuzz.cpu.vm_entry import CHAPTER, vm_entry
-from nvmxfuzz.inputs.case import ConfigCase, EntryCase
-from nvmxfuzz.inputs.expectation import ACCEPTED, REFUSED, ConfigExpectation, Expectation, Vector
+from nvmxfuzz.inputs.case import ConfigCase, EntryCase, RestoreCase
+from nvmxfuzz.inputs.expectation import (
+    ACCEPTED,
+    REFUSED,
+    ConfigExpectation,
+    Expectation,
+    RestoreExpectation,
+    Vector,
+)
 from nvmxfuzz.kvm.hardware_setup import hardware_setup
 from nvmxfuzz.oracles.capability_config import loading_of
+from nvmxfuzz.oracles.restore_case import breaches
 
 
 def mismatches(vector: Vector) -> tuple[str, ...]:
@@ -20,6 +28,8 @@ def mismatches(vector: Vector) -> tuple[str, ...]:
         return tuple(_of_judgement(vm_entry(case.attempt), expected))
     if isinstance(case, ConfigCase) and isinstance(expected, ConfigExpectation):
         return tuple(_of_config(case, expected))
+    if isinstance(case, RestoreCase) and isinstance(expected, RestoreExpectation):
+        return tuple(_same("a breach", expected.breaches, breaches(case)))
     return ()
 
 

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.campaign.plan import ROOT, load_harness
 from nvmxfuzz.inputs.codec import encode
-from nvmxfuzz.inputs.strategies import config_cases, entry_cases
+from nvmxfuzz.inputs.strategies import config_cases, entry_cases, restore_cases
 
 FUZZ = ROOT / "fuzz"
 VM_ENTRY = load_harness(FUZZ / "vm_entry.py")
 CAPABILITY_CONFIG = load_harness(FUZZ / "capability_config.py")
-HARNESSES = (VM_ENTRY, CAPABILITY_CONFIG)
+CAPABILITY_RESTORE = load_harness(FUZZ / "capability_restore.py")
+HARNESSES = (VM_ENTRY, CAPABILITY_CONFIG, CAPABILITY_RESTORE)
 
 PROFILE = settings(
     max_examples=100,
@@ -45,6 +46,12 @@ def test_nothing_is_found_on_a_vm_entry(case: object) -> None:
 @given(config_cases())
 def test_nothing_is_found_on_a_capability_config(case: object) -> None:
     assert sentences(CAPABILITY_CONFIG, encode(case)) == []  # type: ignore[arg-type]
+
+
+@PROFILE
+@given(restore_cases())
+def test_nothing_is_found_on_a_restore(case: object) -> None:
+    assert sentences(CAPABILITY_RESTORE, encode(case)) == []  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("harness", HARNESSES, ids=lambda harness: harness.name)

@@ -6,15 +6,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from random import Random
-from types import MappingProxyType
 from typing import Final
 
 import pytest
 
 from nvmxfuzz.errors import InputError
+from nvmxfuzz.inputs.case import RestoreCase
+from nvmxfuzz.inputs.load import load_case
 from nvmxfuzz.kvm.guest_cpuid import GuestCpuid
-from nvmxfuzz.kvm.host import DEFAULT_PARAMS, HostCpu, ModuleParams
+from nvmxfuzz.kvm.host import DEFAULT_PARAMS, HostCpu
 from nvmxfuzz.kvm.msr_behaviour import MSR_KERNELS
 from nvmxfuzz.machine.profile import load_profile
 from nvmxfuzz.oracles.capability_restore import BREACHES, ORACLES
@@ -25,39 +27,25 @@ from nvmxfuzz.oracles.msr_witness import (
     ModelMsrs,
     MsrWitness,
     MsrWorld,
-    Nested,
     RestoreMsr,
     Sequence,
     SetCpuid,
     SetMsrs,
 )
+from nvmxfuzz.oracles.restore_case import prepared
+from nvmxfuzz.oracles.worlds import msr_world
 from nvmxfuzz.targets.kvm_native.msrs import msr_witness
 
-ALL: Final = (1 << 64) - 1
-FEATURE_CONTROL, BASIC, MISC, ENUM, VMFUNC = 0x3A, 0x480, 0x485, 0x48A, 0x491
-SECONDARY, EPT_VPID, PIN, ENTRY = 0x48B, 0x48C, 0x48D, 0x490
-TIMER = 1 << 32 + 6
-NMI_WINDOW = 1 << 32 + 22
-VIRTUAL_NMIS = 1 << 32 + 5
-LAX = replace(DEFAULT_PARAMS, error_on_inconsistent_vmcs_config=False)
+VECTORS: Final = Path(__file__).parents[2] / "corpus" / "vectors" / "capability-restore"
+FEATURE_CONTROL, ENUM, VMFUNC = 0x3A, 0x48A, 0x491
+SECONDARY, EPT_VPID, ENTRY = 0x48B, 0x48C, 0x490
 OTHERS = ("6.1", "6.12")
 
 
-def on(
-    params: ModuleParams = LAX,
-    profile: str = "skylake-x",
-    stuffs: bool = True,
-    drop: dict[int, int] | None = None,
-    add: dict[int, int] | None = None,
-) -> MsrWorld:
-    """Return a world; bits of MSRs of its processor are taken away, and added."""
-    host = HostCpu.of(load_profile(profile))
-    msrs = dict(host.msrs)
-    for index, bits in (drop or {}).items():
-        msrs[index] &= ~bits
-    for index, bits in (add or {}).items():
-        msrs[index] |= bits
-    return MsrWorld(profile, replace(host, msrs=MappingProxyType(msrs)), params, stuffs)
+def on() -> MsrWorld:
+    """Return a world."""
+    profile = load_profile("skylake-x")
+    return MsrWorld(profile.name, HostCpu.of(profile), DEFAULT_PARAMS)
 
 
 def values(kernel: str, where: MsrWorld) -> dict[int, int]:
@@ -73,93 +61,13 @@ def supported(kernel: str, where: MsrWorld) -> GuestCpuid:
     return ModelMsrs(kernel).load(where).supported
 
 
-Shown = tuple[MsrWorld, Sequence]
-
-
-def cases(name: str, kernel: str) -> Shown:
-    """Return the shortest case that shows a known breach."""
-    default = on()
-    cpuid = SetCpuid(supported(kernel, default))
-    v = values(kernel, default)
-    plain: dict[str, Sequence] = {
-        "feature-control-without-cpuid": (
-            cpuid,
-            SetMsrs(((FEATURE_CONTROL, 5),)),
-            SetCpuid(without("VMX", cpuid.cpuid)),
-        ),
-        "busy": (cpuid, SetMsrs(((FEATURE_CONTROL, 5),)), Nested(True)),
-        "listed-without-cpuid": (),
-        "timer-rate-cannot-be-written-back": (cpuid, *hidden_timer(v), SetMsrs(((PIN, v[PIN]),))),
-        "timer-rate": (cpuid, *hidden_timer(v)),
-        "vmcs-enum": (cpuid, SetMsrs(((ENUM, ALL),))),
-        "ioctl-is-a-list": (cpuid, SetMsrs(((PIN, v[PIN] & ~TIMER), (MISC, ALL)))),
-        "no-msrs-without-cpuid": (SetMsrs(((ENUM, 0),)), cpuid),
-        "feature-control-before-cpuid": (SetMsrs(((FEATURE_CONTROL, 5),)), cpuid),
-        "feature-control-ends-vmx": (
-            cpuid,
-            Nested(True),
-            SetMsrs(((FEATURE_CONTROL, 0),)),
-            SetMsrs(((ENUM, 0),)),
-        ),
-        "timer-rate-by-order": (
-            cpuid,
-            SetMsrs(((PIN, v[PIN] & ~TIMER),)),
-            SetMsrs(((MISC, v[MISC] & ~0x1F),)),
-        ),
-        "timer-rate-again": (
-            cpuid,
-            SetMsrs(((PIN, v[PIN] & ~TIMER),)),
-            SetMsrs(((MISC, v[MISC] & ~0x1F), (PIN, v[PIN]))),
-        ),
-        "secondary-controls-follow-cpuid": (
-            cpuid,
-            SetMsrs(((SECONDARY, v[SECONDARY] & ~(1 << 32 + 3)),)),
-            cpuid,
-        ),
-        "entry-exit-controls-follow-cpuid": (
-            cpuid,
-            SetMsrs(((ENTRY, v[ENTRY] & ~(1 << 32 + 13)),)),
-            cpuid,
-        ),
-        "unsound-values-are-taken": (cpuid, SetMsrs(((BASIC, v[BASIC] | 0xFFF << 32),))),
-        "fixed1-follows-cpuid": (SetCpuid(plus("LA57", cpuid.cpuid)),),
-        "offered-from-hardware": (),
-    }
-    if name in plain:
-        return default, plain[name]
-    where = elsewhere(name)
-    return where, (SetCpuid(supported(kernel, where)),)
-
-
-def elsewhere(name: str) -> MsrWorld:
-    """Return the world where a known breach is seen in a default VM."""
-    secondary_off = {0x482: 1 << 63, 0x48E: 1 << 63}
-    return {
-        "zero-without-stuffing": on(stuffs=False),
-        "unset-without-stuffing": on(stuffs=False),
-        "unset-is-unsound": on(stuffs=False),
-        "cr0-fixed1-is-all-ones": on(drop={0x487: 1 << 29}),
-        "controls-follow-cpuid-5.18": on(profile="sapphire-rapids"),
-        "pin-must-be-1-of-hardware": on(add={0x481: 1 << 16}),
-        "fixed1-of-hardware": on(drop={0x487: 1 << 5}),
-        "halves-of-hardware": on(drop={0x484: 1 << 32 + 14, 0x490: 1 << 32 + 14}),
-        "nmi-window-without-virtual-nmis": on(drop={0x481: VIRTUAL_NMIS, 0x48D: VIRTUAL_NMIS}),
-        "shadowing-without-secondary-controls": on(drop=secondary_off),
-        "vm-functions-without-any": on(replace(LAX, ept=False)),
-    }[name]
-
-
-def without(feature: str, cpuid: GuestCpuid) -> GuestCpuid:
-    return replace(cpuid, features=cpuid.features - {feature})
-
-
-def plus(feature: str, cpuid: GuestCpuid) -> GuestCpuid:
-    return replace(cpuid, features=cpuid.features | {feature})
-
-
-def hidden_timer(v: dict[int, int]) -> Sequence:
-    """Hide the VMX-preemption timer, and change the rate that nobody looks at then."""
-    return SetMsrs(((PIN, v[PIN] & ~TIMER),)), SetMsrs(((MISC, v[MISC] & ~0x1F),))
+def shown(entry: KnownBreach, kernel: str) -> RestoreCase:
+    """Return the vector of a known breach, in a world of that kernel."""
+    (path,) = VECTORS.glob(f"{entry.oracle}/{entry.name}.toml")
+    case = load_case(path.read_bytes(), path.name)
+    assert isinstance(case, RestoreCase)
+    assert case.world.kernel == entry.kernels[-1]
+    return replace(case, world=replace(case.world, kernel=kernel))
 
 
 def names_shown(entry: KnownBreach, steps: Sequence, witness: MsrWitness) -> Iterator[str]:
@@ -175,10 +83,9 @@ def names_shown(entry: KnownBreach, steps: Sequence, witness: MsrWitness) -> Ite
     ids=lambda given: given.name if isinstance(given, KnownBreach) else given,
 )
 def test_each_known_breach_is_still_there(entry: KnownBreach, kernel: str) -> None:
-    where, steps = cases(entry.name, kernel)
-    model = ModelMsrs(kernel)
-    assert model.load(where).errno == 0
-    assert entry.name in set(names_shown(entry, steps, model))
+    lived = prepared(shown(entry, kernel))
+    assert lived.witness.loaded.errno == 0
+    assert entry.name in set(names_shown(entry, lived.steps, lived.witness))
 
 
 @pytest.mark.parametrize("kernel", OTHERS)
@@ -191,9 +98,14 @@ def test_the_real_kvm_shows_them_too(kernel: str) -> None:
         pytest.skip(str(error))
     for entry in KNOWN:
         if kernel in entry.kernels:
-            where, steps = cases(entry.name, kernel)
-            assert real.load(where).errno == 0, entry.name
-            assert entry.name in set(names_shown(entry, steps, real)), entry.name
+            case = shown(entry, kernel)
+            assert real.load(msr_world(case.world)).errno == 0, entry.name
+            assert entry.name in set(names_shown(entry, prepared(case).steps, real)), entry.name
+
+
+def test_every_vector_is_of_a_known_breach() -> None:
+    found = {(path.parent.name, path.stem) for path in VECTORS.rglob("*.toml")}
+    assert found == {(entry.oracle, entry.name) for entry in KNOWN}
 
 
 def lives(kernel: str, seed: int, worlds: int) -> Iterator[tuple[ModelMsrs, Sequence]]:
