@@ -48,7 +48,7 @@ _ONLY: Final = {"set-msr.vmx.has-run": ("6.12",)}
 
 _STEPS: Final = (
     *("SetCpuid done", "SetCpuid refused", "Nested done", "Nested refused", "EnableEvmcs done"),
-    *("Rdmsr done", "Rdmsr refused", "Wrmsr done", "Wrmsr refused", "Smi done"),
+    *("Rdmsr done", "Rdmsr refused", "Wrmsr done", "Wrmsr refused", "Smi done", "Rsm done"),
 )
 _LOADING: Final = ("loaded", "loaded without nested", "not loaded")
 _WRITTEN: Final = tuple(

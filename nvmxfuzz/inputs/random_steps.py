@@ -23,6 +23,7 @@ from nvmxfuzz.inputs.steps import (
     PmuVersion,
     Rdmsr,
     RestoreMsr,
+    Rsm,
     SetCpuid,
     SetMsrs,
     Smi,
@@ -142,7 +143,7 @@ def random_step(rng: Random) -> Step:
         return Rdmsr(random_index(rng))
     if chance < 0.9:
         return Wrmsr(random_write(rng))
-    return rng.choice((Vmxon(), Vmxon(), Vmxoff(), EnableEvmcs(), Smi()))
+    return rng.choice((Vmxon(), Vmxon(), Vmxoff(), EnableEvmcs(), Smi(), Rsm()))
 
 
 def _several(rng: Random) -> SetMsrs:

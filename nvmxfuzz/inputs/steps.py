@@ -129,8 +129,13 @@ class Smi:
     """KVM_SMI, and the vCPU runs: it is in SMM from now on."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rsm:
+    """The vCPU runs, and leaves SMM with RSM."""
+
+
 Step: TypeAlias = (
-    SetMsrs | RestoreMsr | SetCpuid | Vmxon | Vmxoff | EnableEvmcs | Rdmsr | Wrmsr | Smi
+    SetMsrs | RestoreMsr | SetCpuid | Vmxon | Vmxoff | EnableEvmcs | Rdmsr | Wrmsr | Smi | Rsm
 )
 STEPS: Final[tuple[type[Step], ...]] = (
     SetMsrs,
@@ -142,10 +147,11 @@ STEPS: Final[tuple[type[Step], ...]] = (
     Rdmsr,
     Wrmsr,
     Smi,
+    Rsm,
 )
 """The kinds of steps, by the number that the binary format has for them: a new one goes last."""
 
 PLAIN: Final[Mapping[type[Step], Step]] = MappingProxyType(
-    {kind: kind() for kind in (Vmxon, Vmxoff, EnableEvmcs, Smi)}
+    {kind: kind() for kind in (Vmxon, Vmxoff, EnableEvmcs, Smi, Rsm)}
 )
 """The steps of the kinds that have nothing to say."""

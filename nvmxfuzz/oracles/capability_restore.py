@@ -22,6 +22,7 @@ from nvmxfuzz.oracles.msr_witness import (
     MsrWitness,
     Rdmsr,
     RestoreMsr,
+    Rsm,
     Sequence,
     SetCpuid,
     SetMsrs,
@@ -160,7 +161,7 @@ def idempotent(steps: Sequence, witness: MsrWitness) -> Iterator[Found]:
     witness.renew()
     for step in steps:
         result, values = step.on(witness), witness.read()
-        if isinstance(step, Rdmsr | Wrmsr | Smi):
+        if isinstance(step, Rdmsr | Wrmsr | Smi | Rsm):
             continue
         if step.on(witness) != result or witness.read() != values:
             several = isinstance(step, SetMsrs) and len(step.values) > 1

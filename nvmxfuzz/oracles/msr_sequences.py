@@ -29,12 +29,14 @@ from nvmxfuzz.oracles.msr_witness import (
     Nested,
     Rdmsr,
     RestoreMsr,
+    Rsm,
     Sequence,
     SetCpuid,
     SetMsrs,
     Smi,
     Step,
     Wrmsr,
+    spoils_rsm,
 )
 
 _ALL: Final = (1 << 64) - 1
@@ -98,6 +100,7 @@ def world(source: Random) -> MsrWorld:
         msrs=msrs,
         features=features,
         has_sgx=source.random() < 0.5,
+        on_hyperv_evmcs=source.random() < 0.15,
         pmu_version=source.choice((0, 1, 2, 3, 5)) if source.random() < 0.3 else host.pmu_version,
     )
     return MsrWorld(name, host, _params(source), source.random() < 0.8)
@@ -198,6 +201,9 @@ def sequence(source: Random, values: Values) -> Sequence:
     steps += [_step(source, values) for _ in range(source.randrange(1, _LONGEST))]
     if has_cpuid and values.runs and source.random() < 0.25:
         steps += _running(source, values)
+        own = values.tables[0]
+        if Smi() in steps and not any(spoils_rsm(step, own) for step in steps):
+            steps += (Rsm(), *(_step(source, values) for _ in range(source.randrange(4))))
     return tuple(steps)
 
 

@@ -8,6 +8,7 @@ A witness lives through them: the model of a kernel version here (`ModelMsrs`), 
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Final, Protocol, TypeAlias
 
@@ -115,7 +116,10 @@ class MsrWitness(Protocol):
         """KVM_RUN, in which L1 executes WRMSR: 0, or 1 for #GP."""
 
     def smi(self) -> int:
-        """KVM_SMI and KVM_RUN: the vCPU is in SMM from now on."""
+        """KVM_SMI and KVM_RUN: 0 if the vCPU is in SMM from now on."""
+
+    def rsm(self) -> int:
+        """KVM_RUN, in which RSM is executed in SMM: 0 if the vCPU is back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,16 +201,41 @@ class Wrmsr:
 
 @dataclass(frozen=True, slots=True)
 class Smi:
-    """An SMI; there may be one in a sequence."""
+    """An SMI, while the vCPU is not in SMM."""
 
     def on(self, witness: MsrWitness) -> int:
         """Do it."""
         return witness.smi()
 
 
-Step: TypeAlias = SetMsrs | RestoreMsr | SetCpuid | Nested | EnableEvmcs | Rdmsr | Wrmsr | Smi
+@dataclass(frozen=True, slots=True)
+class Rsm:
+    """The end of what an SMI began."""
+
+    def on(self, witness: MsrWitness) -> int:
+        """Do it."""
+        return witness.rsm()
+
+
+Step: TypeAlias = SetMsrs | RestoreMsr | SetCpuid | Nested | EnableEvmcs | Rdmsr | Wrmsr | Smi | Rsm
 Sequence: TypeAlias = tuple[Step, ...]
 """What happens to a vCPU, first to last."""
+
+
+_FIXED0: Final = (msr.MSR_IA32_VMX_CR0_FIXED0, msr.MSR_IA32_VMX_CR4_FIXED0)
+
+
+def spoils_rsm(step: Step, own: Mapping[int, int]) -> bool:
+    """Whether RSM may shut the vCPU down after `step`; `own` are the MSRs that KVM offers.
+
+    Back in VMX operation CR0 and CR4 have to be what the MSRs fix, which L1's were not made for.
+    The witnesses do not tell of a shutdown.
+    """
+    if isinstance(step, SetCpuid):
+        return "PAE" not in step.cpuid.features
+    if isinstance(step, SetMsrs):
+        return any(at in _FIXED0 and own.get(at) != value for at, value in step.values)
+    return isinstance(step, RestoreMsr) and spoils_rsm(SetMsrs(((step.index, step.value),)), own)
 
 
 def comparable(cpuid: GuestCpuid) -> GuestCpuid:
@@ -311,6 +340,11 @@ class ModelMsrs:
         """Enter SMM."""
         self.vcpu.has_run = True
         vcpus.vmx_enter_smm(self.vcpu)
+        return 0
+
+    def rsm(self) -> int:
+        """Leave SMM."""
+        vcpus.vmx_leave_smm(self.vcpu)
         return 0
 
 

@@ -2,7 +2,8 @@
 """A restore case on a witness: its world loaded, its steps in the witness' terms, lived through.
 
 What a step cannot do there is left out: the vCPU runs only with CPUID, with EPT and out of VMX
-operation, and it enters SMM once, as an unrestricted guest that has run.
+operation, and it enters SMM as an unrestricted guest that has run. It leaves SMM unless
+bits of CR0 or CR4 have been fixed that may shut it down.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final, TypeAlias
 
 from nvmxfuzz.inputs import steps as told
 from nvmxfuzz.inputs.case import RestoreCase
-from nvmxfuzz.inputs.steps import Offer
+from nvmxfuzz.inputs.steps import OWN, Offer
 from nvmxfuzz.inputs.world import World, world_on
 from nvmxfuzz.kvm.guest_cpuid import GuestCpuid
 from nvmxfuzz.kvm.hardware_setup import LoadedKvm
@@ -28,12 +29,14 @@ from nvmxfuzz.oracles.msr_witness import (
     Nested,
     Rdmsr,
     RestoreMsr,
+    Rsm,
     Sequence,
     SetCpuid,
     SetMsrs,
     Smi,
     Step,
     Wrmsr,
+    spoils_rsm,
 )
 from nvmxfuzz.oracles.oracle import Oracle
 from nvmxfuzz.oracles.worlds import msr_world
@@ -109,8 +112,8 @@ def breaches(case: RestoreCase) -> tuple[str, ...]:
 
 
 def _livable(case: RestoreCase, module: LoadedKvm) -> Iterator[Step]:
-    flags = module.flags
-    has_cpuid = vmxon = has_run = in_smm = False
+    flags, own = module.flags, offered(case.world, OWN)
+    has_cpuid = vmxon = has_run = in_smm = spoilt = False
     for step in case.steps:
         runs = flags.enable_ept and has_cpuid and not vmxon and not in_smm
         match step:
@@ -118,17 +121,21 @@ def _livable(case: RestoreCase, module: LoadedKvm) -> Iterator[Step]:
                 continue
             case told.Smi() if in_smm or not (has_run and flags.enable_unrestricted_guest):
                 continue
+            case told.Rsm() if spoilt or not in_smm:
+                continue
             case told.Rdmsr() | told.Wrmsr():
                 has_run = True
-            case told.Smi():
-                in_smm = True
+            case told.Smi() | told.Rsm():
+                in_smm = isinstance(step, told.Smi)
             case told.SetCpuid():
                 has_cpuid = True
             case told.Vmxon() | told.Vmxoff():
                 vmxon = isinstance(step, told.Vmxon)
             case _:
                 pass
-        yield _translated(step, case.world, module)
+        translated = _translated(step, case.world, module)
+        spoilt = spoilt or spoils_rsm(translated, own)
+        yield translated
 
 
 def _translated(step: told.Step, world: World, module: LoadedKvm) -> Step:
@@ -147,6 +154,8 @@ def _translated(step: told.Step, world: World, module: LoadedKvm) -> Step:
             return EnableEvmcs()
         case told.Smi():
             return Smi()
+        case told.Rsm():
+            return Rsm()
         case _:
             return Nested(isinstance(step, told.Vmxon))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Any, Final
 
@@ -12,7 +13,14 @@ import pytest
 
 from nvmxfuzz.arch.vmx_msr import VmxMisc
 from nvmxfuzz.errors import InputError
-from nvmxfuzz.kvm import after_set_cpuid, msr_restore, msr_vcpu, nested_msrs, nested_offers
+from nvmxfuzz.kvm import (
+    after_set_cpuid,
+    msr_restore,
+    msr_vcpu,
+    nested_msrs,
+    nested_offers,
+    vmcs_config,
+)
 from nvmxfuzz.kvm.guest_cpuid import GuestCpuid
 from nvmxfuzz.kvm.host import DEFAULT_PARAMS, HostCpu
 from nvmxfuzz.machine.profile import load_profile, profile_names
@@ -30,12 +38,14 @@ from nvmxfuzz.oracles.msr_witness import (
     Smi,
     WitnessStoppedError,
     Wrmsr,
+    spoils_rsm,
 )
 from nvmxfuzz.targets.kvm_native.msrs import KvmMsrs, msr_witness
 from nvmxfuzz.targets.kvm_native.vmcs12 import Vmcs12Layout
 
 KERNELS = ("6.1", "6.12")
 SECONDARY = 0x48B
+LAX: Final = replace(DEFAULT_PARAMS, error_on_inconsistent_vmcs_config=False)
 PLAIN: Final = MsrWorld("skylake-x", HostCpu.of(load_profile("skylake-x")), DEFAULT_PARAMS)
 
 
@@ -119,6 +129,63 @@ def test_steps_do_what_they_say(real: KvmMsrs) -> None:
     assert real.warnings() == 0
 
 
+def test_smm_sets_vmx_operation_aside_until_rsm(real: KvmMsrs) -> None:
+    loaded = real.load(PLAIN)
+    real.set_cpuid(loaded.supported)
+    secondary = real.rdmsr(SECONDARY)
+    assert secondary is not None
+    for _ in range(2):
+        assert real.vmxon() == 0
+        assert real.restore_msr(SECONDARY, secondary) == -16
+        assert real.smi() == 0
+        assert real.restore_msr(SECONDARY, secondary) == 0
+        assert real.rsm() == 0
+        assert real.restore_msr(SECONDARY, secondary) == -16
+    assert real.vmxoff() == 0
+    assert real.rdmsr(SECONDARY) == secondary
+    assert real.warnings() == 0
+
+
+def test_rsm_with_fixed_bits_ends_in_a_shutdown(real: KvmMsrs) -> None:
+    loaded = real.load(PLAIN)
+    real.set_cpuid(loaded.supported)
+    fixing = SetMsrs(((0x486, 0x8000_0021 | 1 << 29),))
+    assert real.set_msrs(fixing.values) == 1
+    assert real.rdmsr(0x486) == fixing.values[0][1]
+    assert real.vmxon() == real.smi() == 0
+    with pytest.raises(WitnessStoppedError, match="shutdown"):
+        real.rsm()
+    assert spoils_rsm(fixing, {0x486: 0x8000_0021})
+    assert not spoils_rsm(SetMsrs(((0x486, 0x8000_0021),)), {0x486: 0x8000_0021})
+
+
+def test_a_world_lives_again_as_it_was_loaded(real: KvmMsrs) -> None:
+    def steps() -> tuple[object, ...]:
+        real.renew()
+        first = real.read()
+        real.set_cpuid(loaded.supported)
+        return first, real.read(), real.rdmsr(0x480), real.set_msrs(((0x48A, 4),)), real.read()
+
+    loaded = real.load(PLAIN)
+    assert steps() == steps() == steps()
+    assert real.load(PLAIN) == loaded
+    real.enable_evmcs()
+    assert steps() == steps()
+    assert real.loaded == loaded
+
+
+def test_worlds_on_hyper_v_agree(real: KvmMsrs) -> None:
+    model = ModelMsrs(real.kernel)
+    for name in ("skylake-x", "sapphire-rapids"):
+        host = HostCpu.of(load_profile(name), on_hyperv_evmcs=True)
+        given = MsrWorld(name, host, LAX)
+        assert compare_loading(model, real, given).relation == "agreed"
+        plain = ModelMsrs(real.kernel)
+        plain.load(replace(given, host=replace(host, on_hyperv_evmcs=False)))
+        # 6.1 does not take away what its own VMCS on Hyper-V lacks.
+        assert (plain.loaded != model.loaded) is (real.kernel != "6.1")
+
+
 # ---------------------------------------------------------------------- planted faults
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -151,6 +218,8 @@ FAULTS: Final[dict[str, Plant]] = {
         msr_vcpu.KVM_SUPPORTED_FEATURE_CONTROL & ~(1 << 20),
     ),
     "a reserved bit of BASIC": _set(msr_restore, "_BASIC_RESERVED", 0x7 << 45 | 1 << 31),
+    "RSM does not bring VMX operation back": _set(msr_vcpu, "vmx_leave_smm", lambda _: None),
+    "Hyper-V changes nothing": _set(vmcs_config, "evmcs_sanitize_exec_ctrls", lambda _: None),
     "VMXON changes nothing": _set(msr_vcpu, "enter_vmx_operation", lambda _: None),
     "an SMI does not hide VMX operation": _set(msr_vcpu, "vmx_enter_smm", lambda _: None),
     "L1's reads are not filtered": _set(
@@ -160,8 +229,9 @@ FAULTS: Final[dict[str, Plant]] = {
 NOT_IN: Final = {
     ("6.1", "LMCE is not known"),
     ("6.12", "an SMI does not hide VMX operation"),
+    ("6.1", "Hyper-V changes nothing"),
 }
-"""What a kernel does not show: 6.1 does not use the constant; 6.12 refuses after a run anyway."""
+"""What a kernel does not show: 6.1 uses neither constant nor filter; 6.12 refuses after a run."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -7,6 +7,7 @@ VMXON and VMXOFF are KVM_SET_NESTED_STATE, what L1 does is told by the VM exits 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 from collections.abc import Iterator
@@ -49,6 +50,7 @@ _KVM_CAP_DISABLE_QUIRKS2: Final = 213
 _STUFF_FEATURE_MSRS: Final = 1 << 8
 _TSS: Final = 0xFEFF_D000
 _RIP: Final = 0x1000
+_HLT_RSM: Final = b"\xf4\x0f\xaa"
 _WORD: Final = (1 << 32) - 1
 _SUBLEAVES: Final = (7, 0xD)
 _SIGNIFICANT_INDEX: Final = 1
@@ -130,6 +132,7 @@ class KvmMsrs:
             return Loaded(-(refused.errno or 0))
         vm = machine.create_vm()
         vm.set_tss_address(_TSS)
+        vm.memory.write(l1.SMI_HANDLER, _HLT_RSM)
         if not world.stuffs_feature_msrs and self.library.kernel_version >= (6, 12, 0):
             vm.enable_cap(_KVM_CAP_DISABLE_QUIRKS2, _STUFF_FEATURE_MSRS)
         vcpu = vm.create_vcpu()
@@ -241,9 +244,15 @@ class KvmMsrs:
 
     def smi(self) -> int:
         """KVM_SMI and KVM_RUN: 0 if the vCPU is in SMM."""
+        self._enable_vmx()
         self.vcpu.smi()
         self._run()
         return 0 if self.vcpu.get_events().smi.smm else 1
+
+    def rsm(self) -> int:
+        """KVM_RUN, in which RSM raises #UD, and KVM emulates it: 0 if the vCPU left SMM."""
+        self._run(l1.UNDEFINED_OPCODE)
+        return int(self.vcpu.get_events().smi.smm)
 
     def _instruction(self, reason: int, index: int, value: int) -> s.Regs:
         self.vcpu.set_regs(
@@ -264,6 +273,13 @@ class KvmMsrs:
         self._warnings += self._words[_WARNINGS]
         if ended.name != "hlt":
             raise WitnessStoppedError(f"KVM_RUN ended with {ended}")
+
+    def _enable_vmx(self) -> None:
+        """Set CR4.VMXE if CPUID has VMX: RSM cannot bring a vCPU back to VMX operation without."""
+        sregs = self.vcpu.get_sregs()
+        sregs.cr4 |= Cr4.VMXE
+        with contextlib.suppress(IoctlError):
+            self.vcpu.set_sregs(sregs)
 
     def _prepare(self) -> None:
         """Make the vCPU a 64-bit kernel that has not enabled VMX in CR4, once."""
