@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nvmxfuzz.cli.files import read_file
+from nvmxfuzz.cli.files import read_file, what
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.case import ConfigCase
 from nvmxfuzz.inputs.load import load_case
@@ -118,7 +118,10 @@ def _case(data: bytes, origin: str) -> ConfigCase:
     if _CASE.search(data):
         case = load_case(data, origin)
         if not isinstance(case, ConfigCase):
-            raise InputError(f"{origin} is a VM entry, no capability config: use nvmxfuzz check")
+            command = "check" if case.harness == "vm_entry" else "show, or replay"
+            raise InputError(
+                f"{origin} is {what(case)}, no capability config: use nvmxfuzz {command}"
+            )
         return case
     try:
         processor = parse_processor(data, origin)

@@ -4,15 +4,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
 from nvmxfuzz.errors import InputError
-from nvmxfuzz.inputs.case import EntryCase
+from nvmxfuzz.inputs.case import Case, CaseKind, EntryCase
 from nvmxfuzz.inputs.load import load_case
 
 MAX_BYTES = 1 << 20
+
+
+_WHAT: Mapping[CaseKind, str] = {
+    "vm_entry": "a VM entry",
+    "capability_config": "a capability config",
+    "capability_restore": "a restore of capability MSRs",
+    "migration": "a migration",
+}
+
+
+def what(case: Case) -> str:
+    """Return what a case is, in words."""
+    return _WHAT[case.harness]
 
 
 def read_file(path: Path) -> bytes:
@@ -34,7 +47,8 @@ def entry_case(path: Path) -> EntryCase:
     """Return the VM entry in a file."""
     case = load_case(read_file(path), str(path))
     if not isinstance(case, EntryCase):
-        raise InputError(f"{path} is a capability config, no VM entry: use nvmxfuzz config")
+        command = "config" if case.harness == "capability_config" else "show, or replay"
+        raise InputError(f"{path} is {what(case)}, no VM entry: use nvmxfuzz {command}")
     return case
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from nvmxfuzz.campaign.store import is_store, open_store
 from nvmxfuzz.cli.comparing import observation_and_end, observation_json, observation_text
-from nvmxfuzz.cli.files import read_file
+from nvmxfuzz.cli.files import read_file, what
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.case import CASE_KINDS, Case, CaseKind, EntryCase
 from nvmxfuzz.inputs.codec import decode
@@ -75,14 +75,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _observation(case: Case, target: str, path: Path) -> tuple[Observation, Observation | None]:
     if not isinstance(case, EntryCase):
-        raise InputError(f"{path} is a capability config: --target goes with VM entries")
+        raise InputError(f"{path} is {what(case)}: --target goes with VM entries")
     with target_named(target).make_isolated() as made:
         return observation_and_end(made, case.attempt)
 
 
 def _raw(case: Case, path: Path) -> dict[str, Any]:
     if not isinstance(case, EntryCase):
-        raise InputError(f"{path} is a capability config: only a VM entry has a raw form")
+        raise InputError(f"{path} is {what(case)}: only a VM entry has a raw form")
     return dump_raw(case)
 
 
