@@ -184,6 +184,11 @@ def _parse_msr(found: object) -> int:
 def _parse_value(text: str) -> Value:
     match = _OFFERED.fullmatch(text)
     if match is None:
+        if text.startswith("offered"):
+            raise InputError(
+                f"{show(text)} is no offer; write 'offered by 6.1 on haswell unset 0x1 set 0x2 "
+                "flip 0x4', in which each part but the first may be missing"
+            )
         return absolute(_parse_word(text))
     kernel, profile = match["kernel"] or "", match["profile"] or ""
     if kernel not in ("", *KERNELS):

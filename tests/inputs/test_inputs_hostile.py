@@ -14,6 +14,7 @@ from nvmxfuzz.inputs.case import Case, EntryCase
 from nvmxfuzz.inputs.document import MAX_BYTES
 from nvmxfuzz.inputs.load import load_vector
 from nvmxfuzz.inputs.raw_json import dump_raw
+from nvmxfuzz.inputs.strategies import migration_cases, restore_cases
 from nvmxfuzz.inputs.text import dump_text
 
 
@@ -49,7 +50,7 @@ def test_any_bytes(data: bytes) -> None:
 def test_a_damaged_file(
     cases: st.SearchStrategy[Case], data: st.DataObject, random: Random
 ) -> None:
-    case = data.draw(cases)
+    case = data.draw(st.one_of(cases, restore_cases(), migration_cases()))
     files = [dump_text(case).encode()]
     if isinstance(case, EntryCase):
         files.append(json.dumps(dump_raw(case)).encode())

@@ -222,6 +222,7 @@ def _parts(case: Case) -> set[object]:
             b'msr = "IA32_VMX_BASIX"',
             "step 3: 'IA32_VMX_BASIX' is no VMX capability MSR",
         ),
+        (b"flip 0x20", b"flop 0x20", "step 2: 'offered by 5.18 on penryn unset 0x1f set 0x9"),
         (b"by 5.18", b"by 5.19", "step 2: '5.19' is no kernel; give one of 5.18"),
         (b"on penryn unset", b"on penrin unset", "step 2: "),
         (b"0x0000000000000005", b"five", "step 2: the value of an MSR is 'five'"),
