@@ -85,7 +85,7 @@ class RestoreMsr:
 class SetCpuid:
     """KVM_SET_CPUID2 with the CPUID that KVM supports, but for the `toggled` features.
 
-    `hyperv` adds the leaves of Hyper-V, `evmcs_perf_global_ctrl` the feature there that the
+    `hyperv` adds the leaves of Hyper-V, `evmcs_perf_global_ctrl` in these the feature that the
     enlightened VMCS holds IA32_PERF_GLOBAL_CTRL.
     """
 

@@ -172,7 +172,9 @@ def _cpuid(step: told.SetCpuid, supported: GuestCpuid) -> GuestCpuid:
     if step.pmu_version != "supported":
         version = None if step.pmu_version == "absent" else step.pmu_version
     features = supported.features ^ (step.toggled - _OSPKE)
-    return GuestCpuid(features, version, step.hyperv, step.evmcs_perf_global_ctrl)
+    # The feature is in a leaf of Hyper-V's.
+    perf_global_ctrl = step.hyperv and step.evmcs_perf_global_ctrl
+    return GuestCpuid(features, version, step.hyperv, perf_global_ctrl)
 
 
 # ---------------------------------------------------------------------- oracles

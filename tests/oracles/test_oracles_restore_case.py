@@ -97,6 +97,8 @@ def test_cpuid_is_told_against_the_supported_one() -> None:
     (third,) = lived(told.SetCpuid(pmu_version=1, hyperv=True, evmcs_perf_global_ctrl=True))
     assert isinstance(third, SetCpuid)
     assert (third.cpuid.pmu_version, third.cpuid.evmcs_perf_global_ctrl) == (1, True)
+    (same,) = lived(told.SetCpuid(evmcs_perf_global_ctrl=True))
+    assert same == plain
 
 
 def test_what_the_vcpu_cannot_do_is_left_out() -> None:
