@@ -11,8 +11,7 @@ from nvmxfuzz.inputs.case import RestoreCase
 from nvmxfuzz.kvm import msr_vcpu as vcpus
 from nvmxfuzz.kvm.msr_behaviour import MSR_KERNELS
 from nvmxfuzz.kvm.msr_restore import SetResult, vmx_set_vmx_msr
-from nvmxfuzz.oracles.capability_restore import name_of
-from nvmxfuzz.oracles.msr_witness import WATCHED, ModelMsrs, SetCpuid, SetMsrs, Step
+from nvmxfuzz.oracles.msr_witness import WATCHED, ModelMsrs, SetCpuid, SetMsrs, Step, msr_name
 from nvmxfuzz.oracles.restore_case import Lived, prepared
 
 CHECKS: Final = (
@@ -52,10 +51,10 @@ _STEPS: Final = (
 )
 _LOADING: Final = ("loaded", "loaded without nested", "not loaded")
 _WRITTEN: Final = tuple(
-    name_of(index)
+    msr_name(index)
     for index in WATCHED
-    if "FIXED1" not in name_of(index)
-    and name_of(index)
+    if "FIXED1" not in msr_name(index)
+    and msr_name(index)
     not in {f"IA32_VMX_{word}_CTLS" for word in ("PINBASED", "PROCBASED", "EXIT", "ENTRY")}
 )
 """MSRs that userspace can give a value; the others follow from these."""
@@ -111,7 +110,7 @@ class CheckedModel(ModelMsrs):
         return 0 if self._note(index, result) else 1
 
     def _note(self, index: int, result: SetResult) -> SetResult:
-        self.met.add(result.check or f"taken {name_of(index)}")
+        self.met.add(result.check or f"taken {msr_name(index)}")
         return result
 
 
@@ -149,7 +148,7 @@ def _changed_by(step: SetCpuid, model: ModelMsrs) -> Iterator[str]:
     yield from _ended(step, step.on(model))
     for index, value in zip(WATCHED, model.read(), strict=False):
         if before.get(index, value) != value:
-            yield f"SetCpuid changes {name_of(index)}"
+            yield f"SetCpuid changes {msr_name(index)}"
 
 
 def _ended(step: Step, result: int | None) -> Iterator[str]:

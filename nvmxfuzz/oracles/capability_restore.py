@@ -29,6 +29,7 @@ from nvmxfuzz.oracles.msr_witness import (
     Smi,
     Step,
     Wrmsr,
+    msr_name,
 )
 from nvmxfuzz.oracles.oracle import Oracle
 
@@ -42,11 +43,6 @@ _WORDS: Final = {
     msr.MSR_IA32_VMX_TRUE_EXIT_CTLS: "vmexit_ctrl",
     msr.MSR_IA32_VMX_TRUE_ENTRY_CTLS: "vmentry_ctrl",
 }
-
-
-def name_of(index: int) -> str:
-    """Return the SDM's name of an MSR."""
-    return "IA32_FEATURE_CONTROL" if index == _FEATURE_CONTROL else NAMES.get(index, f"{index:#x}")
 
 
 def _live(steps: Sequence, witness: MsrWitness) -> None:
@@ -75,13 +71,13 @@ def round_trip(steps: Sequence, witness: MsrWitness) -> Iterator[Found]:
     before = _values(witness)
     for index in (_FEATURE_CONTROL, *witness.loaded.indices):
         if index not in before:
-            yield "not readable", f"{name_of(index)} is listed and cannot be read"
+            yield "not readable", f"{msr_name(index)} is listed and cannot be read"
             return
         if witness.set_msrs(((index, before[index]),)) != 1:
-            yield _why_refused(index, before[index], witness), f"{name_of(index)} is refused"
+            yield _why_refused(index, before[index], witness), f"{msr_name(index)} is refused"
             return
         if _values(witness) != before:
-            yield f"{name_of(index)} changed", f"writing back {name_of(index)} changes something"
+            yield f"{msr_name(index)} changed", f"writing back {msr_name(index)} changes something"
             return
 
 
@@ -91,7 +87,7 @@ def _why_refused(index: int, value: int, witness: MsrWitness) -> str:
     witness.vmxoff()
     if witness.set_msrs(((index, value),)) == 1:
         return "in VMX operation"
-    return name_of(index)
+    return msr_name(index)
 
 
 def never_widens(steps: Sequence, witness: MsrWitness) -> Iterator[Found]:
@@ -150,9 +146,9 @@ def _subject(step: Step) -> str | None:
     if isinstance(step, SetCpuid):
         return "CPUID"
     if isinstance(step, RestoreMsr):
-        return name_of(step.index)
+        return msr_name(step.index)
     if isinstance(step, SetMsrs) and len(step.values) == 1:
-        return name_of(step.values[0][0])
+        return msr_name(step.values[0][0])
     return None
 
 
@@ -186,7 +182,7 @@ def survives_cpuid(steps: Sequence, witness: MsrWitness) -> Iterator[Found]:
             for index in sorted(written & before.keys() & after.keys()):
                 if before[index] != after[index]:
                     said = f"{before[index]:#x} has become {after[index]:#x}"
-                    yield name_of(index), f"{name_of(index)}: {said}"
+                    yield msr_name(index), f"{msr_name(index)}: {said}"
 
 
 def within_config(steps: Sequence, witness: MsrWitness) -> Iterator[Found]:
@@ -218,7 +214,7 @@ def beyond_config(system: Offer, config: VmcsConfig) -> Iterator[Found]:
     for index, word in _WORDS.items():
         beyond = system[index] >> 32 & ~(getattr(config, word) | EMULATED[index])
         if beyond:
-            yield f"{name_of(index)} beyond", f"{beyond:#x} is not in the config"
+            yield f"{msr_name(index)} beyond", f"{beyond:#x} is not in the config"
 
 
 # ---------------------------------------------------------------------- as oracles

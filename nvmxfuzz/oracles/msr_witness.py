@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from itertools import starmap
 from typing import Final, Protocol, TypeAlias
 
 from nvmxfuzz.arch import msr
@@ -122,6 +123,21 @@ class MsrWitness(Protocol):
         """KVM_RUN, in which RSM is executed in SMM: 0 if the vCPU is back."""
 
 
+_NAMES: Final = {
+    msr.MSR_IA32_FEAT_CTL: "IA32_FEATURE_CONTROL",
+    **dict(msr.VMX_CAPABILITY_MSRS),
+}
+
+
+def msr_name(index: int) -> str:
+    """Return the SDM's name of an MSR, or its index."""
+    return _NAMES.get(index, f"{index:#x}")
+
+
+def _written(index: int, value: int) -> str:
+    return f"{msr_name(index)}={value:#x}"
+
+
 @dataclass(frozen=True, slots=True)
 class SetMsrs:
     """Userspace writes MSRs."""
@@ -131,6 +147,9 @@ class SetMsrs:
     def on(self, witness: MsrWitness) -> int:
         """Do it."""
         return witness.set_msrs(self.values)
+
+    def __str__(self) -> str:
+        return f"KVM_SET_MSRS({', '.join(starmap(_written, self.values))})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +163,9 @@ class RestoreMsr:
         """Do it."""
         return witness.restore_msr(self.index, self.value)
 
+    def __str__(self) -> str:
+        return f"vmx_set_vmx_msr({_written(self.index, self.value)})"
+
 
 @dataclass(frozen=True, slots=True)
 class SetCpuid:
@@ -154,6 +176,14 @@ class SetCpuid:
     def on(self, witness: MsrWitness) -> int:
         """Do it."""
         return witness.set_cpuid(self.cpuid)
+
+    def __str__(self) -> str:
+        cpuid = self.cpuid
+        words = [*sorted(cpuid.features), f"PMU {cpuid.pmu_version}"]
+        words += ["Hyper-V"] * cpuid.hyperv + [
+            "its PERF_GLOBAL_CTRL"
+        ] * cpuid.evmcs_perf_global_ctrl
+        return f"KVM_SET_CPUID2({', '.join(words)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +196,9 @@ class Nested:
         """Do it."""
         return witness.vmxon() if self.vmxon else witness.vmxoff()
 
+    def __str__(self) -> str:
+        return "VMXON" if self.vmxon else "VMXOFF"
+
 
 @dataclass(frozen=True, slots=True)
 class EnableEvmcs:
@@ -174,6 +207,9 @@ class EnableEvmcs:
     def on(self, witness: MsrWitness) -> int:
         """Do it."""
         return witness.enable_evmcs()
+
+    def __str__(self) -> str:
+        return "KVM_ENABLE_CAP(enlightened VMCS)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +221,9 @@ class Rdmsr:
     def on(self, witness: MsrWitness) -> int | None:
         """Do it."""
         return witness.rdmsr(self.index)
+
+    def __str__(self) -> str:
+        return f"RDMSR({msr_name(self.index)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +237,9 @@ class Wrmsr:
         """Do it."""
         return witness.wrmsr(self.index, self.value)
 
+    def __str__(self) -> str:
+        return f"WRMSR({_written(self.index, self.value)})"
+
 
 @dataclass(frozen=True, slots=True)
 class Smi:
@@ -207,6 +249,9 @@ class Smi:
         """Do it."""
         return witness.smi()
 
+    def __str__(self) -> str:
+        return "SMI"
+
 
 @dataclass(frozen=True, slots=True)
 class Rsm:
@@ -215,6 +260,9 @@ class Rsm:
     def on(self, witness: MsrWitness) -> int:
         """Do it."""
         return witness.rsm()
+
+    def __str__(self) -> str:
+        return "RSM"
 
 
 Step: TypeAlias = SetMsrs | RestoreMsr | SetCpuid | Nested | EnableEvmcs | Rdmsr | Wrmsr | Smi | Rsm

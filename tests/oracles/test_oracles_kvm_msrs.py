@@ -28,10 +28,13 @@ from nvmxfuzz.oracles.kvm_msrs import NAME, Comparison, compare, compare_loading
 from nvmxfuzz.oracles.msr_sequences import sequence, values_of, world
 from nvmxfuzz.oracles.msr_witness import (
     VMX_MSRS,
+    EnableEvmcs,
     ModelMsrs,
     MsrWorld,
     Nested,
     Rdmsr,
+    RestoreMsr,
+    Rsm,
     Sequence,
     SetCpuid,
     SetMsrs,
@@ -281,3 +284,22 @@ def test_agreement_is_no_finding() -> None:
     found = compare(model, other, (cpuid, SetMsrs(((0x48A, 0),)), Wrmsr(0x480, 0)))
     assert found == Comparison("agreed", 3)
     assert finding("6.12", found) is None
+
+
+def test_a_step_is_told_in_the_terms_of_the_kernel_and_the_sdm() -> None:
+    cpuid = GuestCpuid(frozenset({"VMX", "NX"}), 2, hyperv=True, evmcs_perf_global_ctrl=True)
+    told = {
+        SetMsrs(((0x48B, 1 << 33), (0x3A, 5))): (
+            "KVM_SET_MSRS(IA32_VMX_PROCBASED_CTLS2=0x200000000, IA32_FEATURE_CONTROL=0x5)"
+        ),
+        RestoreMsr(0x485, 9): "vmx_set_vmx_msr(IA32_VMX_MISC=0x9)",
+        SetCpuid(cpuid): "KVM_SET_CPUID2(NX, VMX, PMU 2, Hyper-V, its PERF_GLOBAL_CTRL)",
+        Nested(True): "VMXON",
+        Nested(False): "VMXOFF",
+        EnableEvmcs(): "KVM_ENABLE_CAP(enlightened VMCS)",
+        Rdmsr(0x480): "RDMSR(IA32_VMX_BASIC)",
+        Wrmsr(0x499, 1): "WRMSR(0x499=0x1)",
+        Smi(): "SMI",
+        Rsm(): "RSM",
+    }
+    assert {step: str(step) for step in told} == told
