@@ -180,9 +180,8 @@ class SetCpuid:
     def __str__(self) -> str:
         cpuid = self.cpuid
         words = [*sorted(cpuid.features), f"PMU {cpuid.pmu_version}"]
-        words += ["Hyper-V"] * cpuid.hyperv + [
-            "its PERF_GLOBAL_CTRL"
-        ] * cpuid.evmcs_perf_global_ctrl
+        words += ["Hyper-V"] * cpuid.hyperv
+        words += ["its PERF_GLOBAL_CTRL"] * cpuid.evmcs_perf_global_ctrl
         return f"KVM_SET_CPUID2({', '.join(words)})"
 
 
