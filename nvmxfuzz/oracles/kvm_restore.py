@@ -61,13 +61,12 @@ def _compared(case: RestoreCase, run: Run, place: RealWorld) -> Comparison:
     lived = run(case)
     model = lived.witness
     try:
-        theirs = place.loaded(case.world)
+        found = compare_loaded(model.loaded, place.loaded(case.world))
+        if found.relation != "agreed" or model.module is None:
+            return found
+        return compare(model, place.real, lived.steps)
     except WitnessStoppedError as stopped:
         return Comparison("stopped", 0, "loading", "", str(stopped))
-    found = compare_loaded(model.loaded, theirs)
-    if found.relation != "agreed" or model.module is None:
-        return found
-    return compare(model, place.real, lived.steps)
 
 
 def _on_the_real_one(oracle: Oracle[Sequence, MsrWitness], place: RealWorld) -> CaseOracle:
