@@ -82,19 +82,23 @@ def cross_over(harness: CaseKind, profiles: tuple[str, ...] = PROFILES) -> Cross
 
 
 def _mutator_in_world(harness: WorldKind, own: Own) -> Mutator:
-    entry = mutator("vm_entry", own)
+    rng, entry = QuickRandom(), mutator("vm_entry", own)
 
     def mutate(data: bytes, max_size: int, seed: int) -> bytes:
-        if Random(~seed).random() < OWN_SHARE_IN_WORLD:
+        rng.begin(seed)
+        if rng.random() < OWN_SHARE_IN_WORLD:
             return own(data, max_size)
-        return mutated_in_world(data, harness, entry, seed)[:max_size]
+        return mutated_in_world(data, harness, entry, rng)[:max_size]
 
     return mutate
 
 
 def _cross_over_in_world(harness: WorldKind) -> CrossOver:
+    rng = QuickRandom()
+
     def cross(data: bytes, other: bytes, max_size: int, seed: int) -> bytes:
-        return crossed_in_world(data, other, harness, seed)[:max_size]
+        rng.begin(seed)
+        return crossed_in_world(data, other, harness, rng)[:max_size]
 
     return cross
 

@@ -50,9 +50,8 @@ _SOME: Final = 8
 """Steps that are made anew at once."""
 
 
-def mutated_in_world(data: bytes, harness: WorldKind, entry: Mutator, seed: int) -> bytes:
+def mutated_in_world(data: bytes, harness: WorldKind, entry: Mutator, rng: Random) -> bytes:
     """Return `data` after a few mutations; `entry` mutates the bytes of a VM entry."""
-    rng = Random(seed)
     case = decode_in_world(data, harness)
     mutations = 1
     while mutations < _MOST and rng.getrandbits(1):
@@ -65,12 +64,11 @@ def mutated_in_world(data: bytes, harness: WorldKind, entry: Mutator, seed: int)
     return encode_in_world(case)
 
 
-def crossed_in_world(data: bytes, other: bytes, harness: WorldKind, seed: int) -> bytes:
+def crossed_in_world(data: bytes, other: bytes, harness: WorldKind, rng: Random) -> bytes:
     """Return the world of one input with the first steps of one and the last of the other.
 
     Of migrations: source, destination and entry, each of one or the other.
     """
-    rng = Random(seed)
     one, two = (decode_in_world(each, harness) for each in (data, other))
     if rng.getrandbits(1):
         one, two = two, one
