@@ -104,13 +104,14 @@ class Harness:
 
     def decode(self, data: bytes) -> Case:
         """Return the case that an input is: any bytes are one."""
-        return self._at_home(decode(data, self.kind, self.profiles))
+        return self.at_home(decode(data, self.kind, self.profiles))
 
     def encode(self, case: Case) -> bytes:
         """Return an input that `decode` makes the case of, or what it is on one of `profiles`."""
-        return encode(self._at_home(case), self.profiles)
+        return encode(self.at_home(case), self.profiles)
 
-    def _at_home(self, case: Case) -> Case:
+    def at_home(self, case: Case) -> Case:
+        """Return a case as it is where the campaign keeps to: most are that already."""
         if isinstance(case, RestoreCase | MigrationCase):
             return self.home(case)
         if self.profiles is PROFILES or case.profile.name in self.profiles:

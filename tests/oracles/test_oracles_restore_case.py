@@ -381,8 +381,9 @@ def built(target: str) -> Harness:
 def test_the_real_kvm_agrees_and_keeps_its_promises(target: str) -> None:
     harness = built(target)
     for case in inputs(250):
-        there = harness.decode(harness.encode(case))
+        there = harness.at_home(case)
         assert isinstance(there, RestoreCase)
+        assert harness.decode(harness.encode(case)) == there
         assert there.world.kernel == target.removeprefix("kvm-")
         assert harness.examine(there) == ()
 

@@ -38,7 +38,7 @@ def run(session: Session) -> None:
     def execute(case: Case) -> None:
         # The rest of the last round is drawn, and dropped.
         if not session.finished:
-            session.execute_case(case, session.harness.encode(case))
+            session.execute_case(session.harness.at_home(case), session.harness.encode(case))
 
     property_test: Callable[[], None] = settings(
         max_examples=ROUND,
