@@ -17,11 +17,13 @@ from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.outcome import ENTERED, FAIL_INVALID, fail_valid, fault
 from nvmxfuzz.machine.processor import Processor
 from nvmxfuzz.machine.profile import Profile
+from nvmxfuzz.targets.at_hand import AtHand, Ends
 from nvmxfuzz.targets.base import Observation, not_representable
 from nvmxfuzz.targets.bochs import modes, patches
 from nvmxfuzz.targets.bochs.capabilities import restrict
 from nvmxfuzz.targets.bochs.cpu import Cpu, Saved
 from nvmxfuzz.targets.bochs.image import ImageFormat
+from nvmxfuzz.targets.bochs.messages import ERROR
 from nvmxfuzz.targets.bochs.native import RETURNED, address_of, private
 from nvmxfuzz.targets.bochs.verdicts import concluded, failed_entry, gave_up
 
@@ -50,6 +52,7 @@ class FastEngine:
             cpu.library.address(_VMLAUNCH),
         )
         u64 = ctypes.c_uint64
+        self.entry = entry
         self.enter: Callable[[int, bytes, int], None] = ctypes.PYFUNCTYPE(
             None, u64, ctypes.c_char_p, u64
         )(entry)
@@ -62,6 +65,25 @@ class FastEngine:
         self.instructions: Mapping[str, int] = {
             name: ctypes.addressof(buffer) for name, buffer in self._instructions.items()
         }
+
+    def at_hand(self, state: Saved) -> AtHand:
+        """Return the function that begins in a state."""
+        launch, resume = (self.instructions[name] for name in ("vmlaunch", "vmresume"))
+        return AtHand(
+            enter=self.entry,
+            state=ctypes.addressof(state),
+            instructions=(launch, resume),
+            places=self.format.places,
+            size=self.format.size,
+            launch_state=self.format.launch_state,
+            ends=Ends(
+                self.cpu.native.end_address, RETURNED, patches.ENTERED, patches.VM_EXIT, ERROR
+            ),
+            error=self.region_address + self.format.instruction_error,
+            stamp=self.cpu.memory.stamp,
+            forget=self.cpu.memory.forget_missing,
+            owner=(self, state),
+        )
 
     def instruction_error(self) -> int:
         """Return the VM-instruction error that the last attempt left in the VMCS."""
@@ -77,6 +99,7 @@ class Ready:
     state: Saved | None = None
     address: int = 0
     """Where the state lies in memory."""
+    at_hand: AtHand | None = None
 
 
 class FastPath:
@@ -106,6 +129,12 @@ class FastPath:
         memory.forget_missing()
         return self._observation(attempt)
 
+    def at_hand(self, attempt: Attempt) -> AtHand | None:
+        """Return the CPU of the attempt as a function; None where fields can be too wide for it."""
+        if "long-mode" not in self._profile.features:
+            return None
+        return self.ready(attempt.processor).at_hand
+
     def ready(self, processor: Processor) -> Ready:
         """Return the CPU as `processor` is."""
         last, ready = self._last
@@ -130,7 +159,7 @@ class FastPath:
         if processor.blocking_by_mov_ss:
             cpu.native.call(cpu.library.address(_INHIBIT), _BY_MOV_SS)
         state = cpu.save()
-        return Ready("", state, ctypes.addressof(state))
+        return Ready("", state, ctypes.addressof(state), self._engine.at_hand(state))
 
     def _observation(self, attempt: Attempt) -> Observation:
         engine = self._engine

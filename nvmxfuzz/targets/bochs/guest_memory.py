@@ -40,6 +40,8 @@ class GuestMemory:
         self._pages: dict[int, _Page] = {}
         self._spare: list[_Page] = []
         self._shown = Memory()
+        self.stamp = ctypes.c_uint64()
+        """Another number whenever other memory is shown."""
         missing = native.missing_page(self._void.host, library.address(_INSERT))
         library.function("bochscpu_mem_missing_page", None, u64)(missing)
 
@@ -70,6 +72,7 @@ class GuestMemory:
 
     def hide(self) -> None:
         """Let the CPU see only what is kept."""
+        self.stamp.value += 1
         for address, page in self._pages.items():
             self._remove(address)
             self._spare.append(page)

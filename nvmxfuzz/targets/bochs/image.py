@@ -14,11 +14,14 @@ from typing import Any, Final
 from nvmxfuzz.arch.fields import FIELDS, Field
 from nvmxfuzz.machine.attempt import LaunchState
 from nvmxfuzz.machine.vmcs import Vmcs
+from nvmxfuzz.targets.at_hand import Place
 from nvmxfuzz.targets.bochs.cpu import Cpu
 
 _CODES: Final = {16: "H", 32: "I", 64: "Q"}
 _LAUNCH_STATES: Final[Mapping[LaunchState, int]] = {"clear": 0, "launched": 1}
 _LOW: Final = 0xFFFF_FFFF
+_ROTATED: Final = 8
+"""By how many bits access rights are, to the left."""
 
 _INSTRUCTION_ERROR: Final = 0x4400
 
@@ -37,11 +40,16 @@ class ImageFormat:
         written = [field for field in fields if field.type != "exit-info"]
         rights = [field for field in written if field.name.endswith("_ar_bytes")]
         others = [field for field in written if field not in rights]
-        self._launch_state = cpu.launch_state_offset()
+        self.launch_state = cpu.launch_state_offset()
+        self.places = tuple(
+            Place(field.encoding, fields[field], field.width // 8, _ROTATED * (field in rights))
+            for field in written
+        )
+        """Where each field lies."""
         size = max(fields.values()) + 8 & -8
         self.size = size
         self.instruction_error = cpu.field_offset(_INSTRUCTION_ERROR) or 0
-        self._pack = _packing((("I", self._launch_state), *_places(others, fields)), size).pack
+        self._pack = _packing((("I", self.launch_state), *_places(others, fields)), size).pack
         self._values = itemgetter(*(field.name for field in _ascending(others, fields)))
         self._first_right = min(fields[field] for field in rights)
         self._pack_rights = _packing(
@@ -53,7 +61,9 @@ class ImageFormat:
         """Return the first `size` bytes of the region."""
         values: Mapping[str, Any] = vmcs.__dict__
         image = bytearray(self._pack(_LAUNCH_STATES[launch_state], *self._values(values)))
-        rotated = [right << 8 & _LOW | right >> 24 for right in self._rights(values)]
+        rotated = [
+            right << _ROTATED & _LOW | right >> 32 - _ROTATED for right in self._rights(values)
+        ]
         self._pack_rights(image, self._first_right, *rotated)
         return bytes(image)
 

@@ -198,6 +198,11 @@ class Native:
         known = decided != _NOT_DECIDED
         return End(kind, first, second, third, logged, decided if known else logged, known)
 
+    @property
+    def end_address(self) -> int:
+        """Where the page of data begins: what `raw_end`, `log` and `take_voids` tell lies there."""
+        return self._data_address
+
     def raw_end(self) -> tuple[int, int, int, int, int, int]:
         """Return what `end` does, as numbers: (kind, three arguments, logged, decided)."""
         return _END.unpack_from(self._data, _KIND)

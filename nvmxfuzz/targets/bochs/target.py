@@ -13,6 +13,7 @@ from nvmxfuzz.inputs.bases import base, default_base
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.outcome import ENTERED, Outcome, exit_on_entry, fail_valid
 from nvmxfuzz.machine.profile import Profile, load_profile
+from nvmxfuzz.targets.at_hand import AtHand
 from nvmxfuzz.targets.base import Observation, Target, not_representable
 from nvmxfuzz.targets.bochs import patches
 from nvmxfuzz.targets.bochs.complete import CompleteEngine, CompletePath
@@ -84,6 +85,11 @@ class Bochs(_OnBochs):
 
     def __init__(self) -> None:
         super().__init__(NAME, lambda profile, model: FastPath(fast_engine(model), profile, model))
+
+    def at_hand(self, attempt: Attempt) -> AtHand | None:
+        """Return Bochs as a function of this process: see `AtHand`."""
+        path = self._path(attempt.profile)
+        return path.at_hand(attempt) if isinstance(path, FastPath) else None
 
 
 class BochsComplete(_OnBochs):

@@ -7,8 +7,6 @@ import ctypes
 from collections.abc import Callable
 from typing import Final
 
-from nvmxfuzz.arch import msr
-from nvmxfuzz.arch.controls import VmExit
 from nvmxfuzz.arch.exit_reasons import ExitReason
 from nvmxfuzz.arch.fields import FIELD_BY_NAME
 from nvmxfuzz.machine.attempt import Attempt
@@ -33,15 +31,14 @@ from nvmxfuzz.targets.passage import Asked
 
 _IN_L1: Final = 8
 """How many VM entries of L1 are answered: more than KVM asks for on the way to user space."""
-_SCRIPT: Final = (native.Action * _IN_L1)(*[action(l1.OUT)] * _IN_L1)
-_SCRIPT_AT: Final = ctypes.byref(_SCRIPT)
+LATER: Final = (native.Action * _IN_L1)(*[action(l1.OUT)] * _IN_L1)
+"""The answers to what KVM asks for then."""
+_SCRIPT_AT: Final = ctypes.byref(LATER)
 _ENCODINGS: Final = {name: field.encoding for name, field in FIELD_BY_NAME.items()}
 _REFUSED: Final = FailedEntry(ExitReason.INVALID_STATE)
 _CALLED: Final = VMCALL.writes()
 _VM_EXIT: Final = 0
 _VM_FAIL: Final = 1
-_LOADS_EFER: Final = int(VmExit.LOAD_IA32_EFER)
-_LOADS_PAT: Final = int(VmExit.LOAD_IA32_PAT)
 _ERROR: Final = _ENCODINGS["vm_instruction_error"]
 
 
@@ -69,10 +66,12 @@ class Below(Port):
     def connect(self, library: Library, vcpu: int) -> None:
         """Be the processor of `library` from now on, always of the same vCPU."""
         if self._entering is None:
-            self._entering = self._port_of(library, vcpu)
+            self._entering = self.port_of(library, vcpu)
         library.set_port(self._entering)
 
-    def _port_of(self, library: Library, vcpu: int) -> Callable[[native.Entry], int]:
+    def port_of(self, library: Library, vcpu: int) -> Callable[[native.Entry], int]:
+        """Return the function that `connect` sets."""
+
         def entered(entry: native.Entry) -> int:
             asked = PortEntry(library, vcpu, entry)
             if not self.dry_run and not asked.is_l2:
@@ -83,7 +82,7 @@ class Below(Port):
 
     def _entered(self, entry: PortEntry) -> int:
         attempt = attempt_of(entry, self._host)
-        answer = self._answer(attempt)
+        answer = self.answer(attempt)
         if not self.dry_run:
             # What is left is to get L1 out to user space, which takes no more of Python.
             entry.functions.nvmx_set_script(_SCRIPT_AT, _IN_L1)
@@ -94,7 +93,8 @@ class Below(Port):
         _exit(entry, attempt, _CALLED if answer is VMCALL else answer.writes())
         return _VM_EXIT
 
-    def _answer(self, attempt: Attempt) -> Answer:
+    def answer(self, attempt: Attempt) -> Answer:
+        """Return what the target makes of a VM entry."""
         seen = self._target.run(attempt)
         if seen.status != "outcome":
             self._give_up(seen)
@@ -121,17 +121,4 @@ def _exit(entry: PortEntry, attempt: Attempt, writes: dict[str, int]) -> None:
     for name, value in writes.items():
         if current[name] != value:
             write(vmcs, _ENCODINGS[name], value)
-    processor = attempt.processor
-    host = attempt.vmcs
-    for number, before, value in (
-        (0, processor.cr0, host.host_cr0),
-        (3, processor.cr3, host.host_cr3),
-        (4, processor.cr4, host.host_cr4),
-    ):
-        if value != before:
-            entry.functions.nvmx_set_cr(number, value)
-    controls = host.vm_exit_controls
-    if controls & _LOADS_EFER and host.host_ia32_efer != processor.efer:
-        entry.functions.nvmx_set_msr(msr.MSR_EFER, host.host_ia32_efer)
-    if controls & _LOADS_PAT:
-        entry.functions.nvmx_set_msr(msr.MSR_IA32_CR_PAT, host.host_ia32_pat)
+    entry.functions.nvmx_load_host_state(vmcs)

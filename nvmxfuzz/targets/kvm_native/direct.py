@@ -105,6 +105,8 @@ class Direct:
         self._guest_state = library.prepare("nvmx_check_guest_state")
         self._check = library.prepare("nvmx_check")
         self._run = library.prepare("nvmx_run")
+        self._run_l2 = library.prepare("nvmx_run_l2")
+        self._run_loop = library.prepare("nvmx_run_loop")
         self._reset = library.prepare("nvmx_reset_l1")
         self._set_vmx_msr = library.prepare("nvmx_set_vmx_msr")
         self._get_vmx_msr = library.prepare("nvmx_get_vmx_msr")
@@ -141,6 +143,24 @@ class Direct:
     def run(self, image: bytes, launch: bool = True) -> int:
         """Call nested_vmx_run() for VMLAUNCH or VMRESUME in the L1 of the last `reset_l1`."""
         return self._run(self.vcpu, image, launch, self._ran)
+
+    def run_l2(self, file: int) -> int:
+        """Call KVM_RUN of the vCPU, whose file this is, in the L2 that `run` came to.
+
+        Return 0 or a negative errno; `ran` is what L1 finds then.
+        """
+        return self._run_l2(self.vcpu, file, self._ran)
+
+    def loop(self, file: int, below: native.Below) -> native.Loop:
+        """Return what `run_loop` needs of the vCPU and the processor below; it is for good."""
+        return native.Loop(self.vcpu, ctypes.addressof(below), self._ran, file)
+
+    def run_loop(self, loop: native.Loop, l1: native.L1, image: bytes, launch: bool) -> int:
+        """Do what `reset_l1`, `run` and, if nothing was said until then, `run_l2` do.
+
+        Return 0 if it was not, 1 if it was and KVM_RUN has returned 0, else the negative errno.
+        """
+        return self._run_loop(ctypes.byref(loop), ctypes.byref(l1), image, launch)
 
     def ran(self) -> Ran:
         """Return what `run` came to."""

@@ -186,7 +186,7 @@ class Library:
         if self._barred is _IN_PORT:
             raise RuntimeError(_IN_PORT)
         chosen = self.pristine if number is None else number
-        refusal = self.functions.nvmx_restore(chosen)
+        refusal = self._restore(chosen)
         if refusal == _NO_MEMORY:
             self._barred = _NOT_RESTORED
             raise InputError("restoring a snapshot found no memory: leave more, and restore again")
@@ -264,12 +264,17 @@ class Library:
         self._port = port
         self.functions.nvmx_set_port(None if port is None else self._enter)
 
+    def port_of(self, port: PortFunction) -> Any:  # noqa: ANN401 # a ctypes function
+        """Return `port` as C calls it; it must live as long as C may."""
+        return native.Port(lambda entry: self._ask(port, entry))
+
     def _entered(self, entry: Any) -> int:  # noqa: ANN401 # a ctypes pointer
-        if self._port is None:
-            return _PORT_FAILED
+        return _PORT_FAILED if self._port is None else self._ask(self._port, entry)
+
+    def _ask(self, port: PortFunction, entry: Any) -> int:  # noqa: ANN401 # a ctypes pointer
         self._barred = _IN_PORT
         try:
-            return self._port(entry.contents)
+            return port(entry.contents)
         except BaseException as error:  # noqa: BLE001 # it must not unwind C: _stop() passes it on
             self._port_error = error
             return _PORT_FAILED

@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from nvmxfuzz.arch import msr
-from nvmxfuzz.arch.fields import FIELD_BY_NAME
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.targets.kvm_native.structures import Regs, Segment, Sregs
 from nvmxfuzz.targets.kvm_native.vcpu import Vcpu
@@ -19,7 +18,6 @@ from nvmxfuzz.targets.passage import L0State, L1View
 ENDS: Final = ("vm_exit_reason", "exit_qualification", "vm_instruction_error")
 """Fields of vmcs12 that say how VM entry ended: they are 0 before."""
 
-_CELLS: Final = {16: ctypes.c_uint16, 32: ctypes.c_uint32, 64: ctypes.c_uint64}
 _GENERAL: Final = tuple(name for name, *_ in Regs._fields_)
 _SEGMENTS: Final = ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt")
 _SEGMENT: Final = tuple(name for name, *_ in Segment._fields_ if name != "padding")
@@ -87,12 +85,6 @@ class Looker:
             value = self._vcpu.get_msr(index)
             if value is not None:
                 yield index, value
-
-
-def ends_of(layout: Vmcs12Layout) -> Callable[[int], tuple[int, ...]]:
-    """Return a function that reads the fields of `ENDS` in the vmcs12 at an address."""
-    cells = [(_CELLS[FIELD_BY_NAME[name].width], layout.offsets[name]) for name in ENDS]
-    return lambda address: tuple([cell.from_address(address + at).value for cell, at in cells])
 
 
 def _segments(special: Sregs) -> Iterator[tuple[str, int]]:

@@ -130,6 +130,43 @@ class Seen(ctypes.Structure):
     )
 
 
+class Place(ctypes.Structure):
+    """struct nvmx_place."""
+
+    _fields_ = (
+        ("field", _U32),
+        ("at", ctypes.c_uint16),
+        ("size", ctypes.c_uint8),
+        ("rotated", ctypes.c_uint8),
+    )
+
+
+class Function(ctypes.Structure):
+    """struct nvmx_function: a processor that is a function of this process."""
+
+    _fields_ = (
+        ("enter", _POINTER),
+        ("state", _POINTER),
+        ("instruction", _POINTER * 2),
+        ("places", _POINTER),
+        ("end", _POINTER),
+        ("error", _POINTER),
+        ("stamp", _POINTER),
+        *(
+            (name, _U32)
+            for name in ("count", "size", "launch_state", "returned", "entered", "exited")
+        ),
+        ("harmless", _U32),
+        ("reserved", _U32),
+    )
+
+
+class Around(ctypes.Structure):
+    """struct nvmx_around."""
+
+    _fields_ = (("count", _U64), ("word", _U64 * 64))
+
+
 class Config(ctypes.Structure):
     """struct nvmx_config."""
 
@@ -172,6 +209,12 @@ class L1(ctypes.Structure):
     )
 
 
+class Loop(ctypes.Structure):
+    """struct nvmx_loop."""
+
+    _fields_ = (("vcpu", _POINTER), ("below", _POINTER), ("ran", _POINTER), ("file", _U64))
+
+
 class Ran(ctypes.Structure):
     """struct nvmx_ran."""
 
@@ -195,6 +238,20 @@ class Ran(ctypes.Structure):
 
 Port: Final = ctypes.PYFUNCTYPE(_INT, ctypes.POINTER(Entry))
 """nvmx_port. PYFUNCTYPE: calls hold the lock of the interpreter all the way."""
+
+
+class Below(ctypes.Structure):
+    """struct nvmx_below."""
+
+    _fields_ = (
+        ("otherwise", Port),
+        ("function", Function),
+        ("stamp", _U64),
+        ("around", Around),
+        ("guest", Action),
+        ("later", Action * 8),
+    )
+
 
 PROTOTYPES: Final[Mapping[str, Prototype]] = MappingProxyType(
     {
@@ -225,6 +282,8 @@ PROTOTYPES: Final[Mapping[str, Prototype]] = MappingProxyType(
         "nvmx_vmcs_write": (None, (_POINTER, _U32, _U64)),
         "nvmx_vmcs_read_many": (None, (_POINTER, _POINTER, _POINTER, _U32)),
         "nvmx_physical": (_ADDRESS, (_U64, _U64)),
+        "nvmx_load_host_state": (None, (_POINTER,)),
+        "nvmx_set_below": (None, (_POINTER,)),
         "nvmx_kernel_version": (_INT, ()),
         "nvmx_parameter": (
             ctypes.c_char_p,
@@ -264,6 +323,8 @@ GUARDED: Final[Mapping[str, Prototype]] = MappingProxyType(
         "nvmx_check": (_INT, (_POINTER, _POINTER, _POINTER)),
         "nvmx_check_batch": (_U64, (_POINTER, _POINTER, _U64, _POINTER)),
         "nvmx_run": (_INT, (_POINTER, _POINTER, _INT, _POINTER)),
+        "nvmx_run_l2": (_INT, (_POINTER, _INT, _POINTER)),
+        "nvmx_run_loop": (_INT, (_POINTER, _POINTER, _POINTER, _INT)),
         "nvmx_reset_l1": (_INT, (_POINTER, _POINTER)),
         "nvmx_run_batch": (_U64, (_POINTER, _POINTER, _U64, _POINTER, _POINTER)),
         "nvmx_set_vmx_msr": (_INT, (_POINTER, _U32, _U64)),

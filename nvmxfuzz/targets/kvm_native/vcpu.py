@@ -188,10 +188,7 @@ class Vcpu:
         try:
             self._ioctl(io.KVM_RUN)
         except Stopped as stopped:
-            cause = stopped.__cause__
-            if cause is not None and not isinstance(cause, PortFailed):
-                raise cause from None
-            raise
+            raise blameless(stopped) from stopped.__cause__
         return self._exit()
 
     def in_l2(self) -> bool:
@@ -218,6 +215,14 @@ class Vcpu:
 
     def _ioctl(self, command: int, argument: Any = 0) -> int:  # noqa: ANN401 # as Library.call
         return ioctl(self.library, self.file, command, argument)
+
+
+def blameless(stopped: Stopped) -> Stopped:
+    """Return what stopped KVM_RUN; raise what the port raised, unless it is a `PortFailed`."""
+    cause = stopped.__cause__
+    if cause is not None and not isinstance(cause, PortFailed):
+        raise cause from None
+    return stopped
 
 
 def offered(vcpu: Vcpu) -> dict[int, int]:

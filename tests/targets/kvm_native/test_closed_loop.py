@@ -18,7 +18,14 @@ from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.outcome import ENTERED, exit_on_entry, fail_valid
 from nvmxfuzz.machine.profile import Profile, load_profile
 from nvmxfuzz.oracles.kvm_loop import loop_oracles
-from nvmxfuzz.targets.base import Observation, Target, no_opinion, not_representable, observed
+from nvmxfuzz.targets.base import (
+    Observation,
+    Target,
+    died,
+    no_opinion,
+    not_representable,
+    observed,
+)
 from nvmxfuzz.targets.bochs import wheel
 from nvmxfuzz.targets.kvm_native import l1
 from nvmxfuzz.targets.kvm_native import loop as loop_module
@@ -211,7 +218,7 @@ def test_what_the_host_does_not_get_back_is_found(
     planted: tuple[Callable[[Library], None], dict[str, int], str],
 ) -> None:
     harm, fields, register = planted
-    monkeypatch.setattr(loop_module, "loader", lambda _: lambda: library)
+    monkeypatch.setattr(loop_module, "loader", lambda *_: lambda: library)
 
     def fault(attempt: Attempt) -> Observation | None:
         if is_dry(attempt):
@@ -239,6 +246,17 @@ def test_a_processor_without_an_answer(kernel: str) -> None:
             for seen in (loop.run(PLAIN), loop.follow_dry(PLAIN).observation):
                 assert seen.status == said.status
                 assert seen.reason.endswith("why")
+
+
+def test_a_processor_that_died(kernel: str) -> None:
+    with KvmLoop(kernel, Planted(lambda _: died("why")), "planted") as loop:
+        seen = loop.run(PLAIN)
+        assert (seen.status, seen.reason) == (
+            "died",
+            "hardware port: the port failed at entry 0",
+        )
+        assert loop.follow(PLAIN).observation == seen
+        assert loop.run(PLAIN) == seen
 
 
 def test_the_first_dry_run_fails_for_the_tsc_multiplier(

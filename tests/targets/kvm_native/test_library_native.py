@@ -13,6 +13,7 @@ from nvmxfuzz.targets.kvm_native import native
 
 HEADER = (resources.files("nvmxfuzz.targets.kvm_native") / "shim/nvmx.h").read_text()
 SIZES = {"nvmx_u64": 8, "nvmx_s64": 8, "nvmx_u32": 4, "nvmx_s32": 4, "char": 1}
+SIZES |= {"nvmx_u16": 2, "nvmx_u8": 1, "nvmx_port": 8, "nvmx_enter": 8}
 STRUCTURES = {
     "site": native.Site,
     "result": native.Result,
@@ -22,10 +23,15 @@ STRUCTURES = {
     "write": native.Write,
     "action": native.Action,
     "seen": native.Seen,
+    "place": native.Place,
+    "function": native.Function,
+    "around": native.Around,
+    "below": native.Below,
     "config": native.Config,
     "verdict": native.Verdict,
     "l1": native.L1,
     "ran": native.Ran,
+    "loop": native.Loop,
 }
 COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 
@@ -45,7 +51,7 @@ def declared_members(structure: str) -> list[tuple[str, int]]:
             continue
         size = (
             ctypes.sizeof(STRUCTURES[words[2].removeprefix("nvmx_")])
-            if words[1]
+            if words[1] and not words[3].startswith("*")
             else SIZES.get(words[2], 0)
         )
         for declared in words[3].split(","):

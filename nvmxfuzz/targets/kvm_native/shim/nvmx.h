@@ -14,12 +14,16 @@
 #include <linux/types.h>
 typedef u64 nvmx_u64;
 typedef u32 nvmx_u32;
+typedef u16 nvmx_u16;
+typedef u8 nvmx_u8;
 typedef s64 nvmx_s64;
 typedef s32 nvmx_s32;
 #else
 #include <stdint.h>
 typedef uint64_t nvmx_u64;
 typedef uint32_t nvmx_u32;
+typedef uint16_t nvmx_u16;
+typedef uint8_t nvmx_u8;
 typedef int64_t nvmx_s64;
 typedef int32_t nvmx_s32;
 #endif
@@ -167,6 +171,57 @@ NVMX_API void nvmx_vmcs_write(void *vmcs, nvmx_u32 field, nvmx_u64 value);
 NVMX_API void nvmx_vmcs_read_many(void *vmcs, const nvmx_u32 *fields, nvmx_u64 *values, nvmx_u32 n);
 NVMX_API void *nvmx_physical(nvmx_u64 address, nvmx_u64 size);	/* host-physical memory, or NULL */
 
+/* What a VM exit loads into the processor: CR0, CR3, CR4; EFER and PAT where the controls say so */
+NVMX_API void nvmx_load_host_state(void *vmcs);
+
+/*
+ * A processor that is a function of this process. `enter` executes the instruction on an image of
+ * the VMCS, and leaves how that ended in `end`; a VMfail has its number in `error`, 0 is
+ * VMfailInvalid. `stamp` changes with the memory that it sees.
+ */
+struct nvmx_place {		/* of a field in the image */
+	nvmx_u32 field;
+	nvmx_u16 at;
+	nvmx_u8 size;		/* bytes */
+	nvmx_u8 rotated;	/* left by that many bits, of 32 */
+};
+struct nvmx_line { nvmx_u64 level, format, argument[4]; };	/* of a log */
+struct nvmx_end {
+	nvmx_u64 reserved;
+	nvmx_u32 kind, padding;
+	nvmx_u64 argument[3];	/* of a VM exit the second is the reason, the third the qualification */
+	nvmx_u64 lines, decided, missing;	/* of the log; pages that were not there */
+	struct nvmx_line line[40];
+};
+typedef void (*nvmx_enter)(const void *state, const void *image, const void *instruction);
+struct nvmx_function {
+	nvmx_enter enter;
+	const void *state;
+	const void *instruction[2];	/* VMLAUNCH, VMRESUME */
+	const struct nvmx_place *places;
+	const struct nvmx_end *end;
+	const nvmx_u32 *error;
+	const nvmx_u64 *stamp;
+	nvmx_u32 count, size;	/* of places; bytes of the image, at most a page */
+	nvmx_u32 launch_state;	/* where it lies in the image, in 32 bits */
+	nvmx_u32 returned, entered, exited;	/* kinds of ends; any other is no answer */
+	nvmx_u32 harmless;	/* level of lines that do not matter */
+	nvmx_u32 reserved;
+};
+struct nvmx_around {		/* all that decides a VM entry beside the VMCS; count 0: too much */
+	nvmx_u64 count;
+	nvmx_u64 word[64];
+};
+struct nvmx_below {
+	nvmx_port otherwise;	/* names the function, with its stamp, for what is around then */
+	struct nvmx_function function;	/* enter NULL: none */
+	nvmx_u64 stamp;
+	struct nvmx_around around;
+	struct nvmx_action guest;	/* what a guest does that was entered */
+	struct nvmx_action later[8];	/* the answers to later VM entries */
+};
+NVMX_API void nvmx_set_below(struct nvmx_below *below);	/* which must live until there is another */
+
 /* ------------------------------------------------------------------ the modules and /dev/kvm */
 
 NVMX_API int nvmx_kernel_version(void);	/* LINUX_VERSION_CODE */
@@ -234,8 +289,22 @@ struct nvmx_ran {		/* what nvmx_run() came to */
  * or VMRESUME; the launch state is the image's. Outside VMX operation the image is not looked at.
  */
 NVMX_API int nvmx_run(void *vcpu, const void *vmcs12, int launch, struct nvmx_ran *ran);
+/* [guarded] KVM_RUN of the vCPU with that file, after nvmx_run(): what L1 finds then; 0 or -errno */
+NVMX_API int nvmx_run_l2(void *vcpu, int file, struct nvmx_ran *ran);
 /* [guarded] out of L2, nothing pending, L1's state as given */
 NVMX_API int nvmx_reset_l1(void *vcpu, const struct nvmx_l1 *l1);
+struct nvmx_loop {
+	void *vcpu;
+	struct nvmx_below *below;
+	struct nvmx_ran *ran;
+	nvmx_u64 file;
+};
+/*
+ * [guarded] nvmx_reset_l1(), nvmx_run() and, where that came to an L2 that runs and nothing was
+ * said on the way, nvmx_run_l2() on `below`: 1 with that, 0 without, or the -errno of it
+ */
+NVMX_API int nvmx_run_loop(const struct nvmx_loop *loop, const struct nvmx_l1 *l1,
+			   const void *vmcs12, int launch);
 /*
  * [guarded] each image: nvmx_run(), by VMLAUNCH if its launch state is 0, else by VMRESUME; then
  * nvmx_reset_l1(); how many entered L2

@@ -37,14 +37,10 @@ static void look(const struct nvmx_entry *entry)
 	};
 }
 
-static int follow_script(struct nvmx_entry *entry)
+int port_act(struct nvmx_entry *entry, const struct nvmx_action *action)
 {
-	const struct nvmx_action *action = &script[seen_count];
 	uint32_t i;
 
-	if (seen_count >= actions)
-		return -1;
-	look(entry);
 	for (i = 0; i < 16; i++)
 		if (action->registers & 1u << i)
 			entry->registers[i] = action->value[i];
@@ -55,6 +51,16 @@ static int follow_script(struct nvmx_entry *entry)
 	for (i = 0; i < action->writes && i < ARRAY_SIZE(action->write); i++)
 		nvmx_vmcs_write(entry->vmcs, action->write[i].field, action->write[i].value);
 	return 0;
+}
+
+static int follow_script(struct nvmx_entry *entry)
+{
+	const struct nvmx_action *action = &script[seen_count];
+
+	if (seen_count >= actions)
+		return -1;
+	look(entry);
+	return port_act(entry, action);
 }
 
 int nvmx_set_script(const struct nvmx_action *table, nvmx_u32 count)

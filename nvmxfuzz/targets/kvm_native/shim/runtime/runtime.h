@@ -66,6 +66,10 @@ int faults_go_to(const struct sigaction *action, void *handler);
 
 void clock_want(void);		/* a call begins: see that the time limit is watched */
 
+/* ------------------------------------------------------------------ port.c */
+
+int port_act(struct nvmx_entry *entry, const struct nvmx_action *action);	/* what a port returns */
+
 /* ------------------------------------------------------------------ extable.c */
 
 int extable_fix(uint64_t *rip, greg_t *registers);	/* 1: the fault has a fixup, it is applied */

@@ -146,12 +146,46 @@ NVMX_API int nvmx_run(void *the_vcpu, const void *image, int launch, struct nvmx
 	return ran->value;
 }
 
+NVMX_API int nvmx_run_l2(void *the_vcpu, int file, struct nvmx_ran *ran)
+{
+	struct kvm_vcpu *vcpu = the_vcpu;
+
+	ran->value = nvmx_ioctl(file, KVM_RUN, 0);
+	vcpu_load(vcpu);
+	after_run(vcpu, ran);
+	vcpu_put(vcpu);
+	return ran->value;
+}
+
 NVMX_API int nvmx_reset_l1(void *vcpu, const struct nvmx_l1 *l1)
 {
 	vcpu_load(vcpu);
 	reset_l1(vcpu, l1);
 	vcpu_put(vcpu);
 	return 0;
+}
+
+static bool runs_l2(const struct nvmx_ran *ran)
+{
+	return ran->in_l2 && ran->mp_state == KVM_MP_STATE_RUNNABLE &&
+	       !nvmx_result.checks && !nvmx_result.warnings;
+}
+
+NVMX_API int nvmx_run_loop(const struct nvmx_loop *loop, const struct nvmx_l1 *l1,
+			   const void *image, int launch)
+{
+	int error;
+
+	nvmx_reset_l1(loop->vcpu, l1);
+	/* As the exit left it: KVM has it at hand, and reads it here only if it comes back. */
+	nvmx_vmcs_write(nvmx_vmcs(loop->vcpu, 1), GUEST_CR3, l1->cr3);
+	nvmx_run(loop->vcpu, image, launch, loop->ran);
+	if (!runs_l2(loop->ran))
+		return 0;
+	shim_next_case();
+	nvmx_set_below(loop->below);
+	error = nvmx_run_l2(loop->vcpu, loop->file, loop->ran);
+	return error ? error : 1;
 }
 
 NVMX_API u64 nvmx_run_batch(void *vcpu, const void *images, u64 count, struct nvmx_ran *ran,
