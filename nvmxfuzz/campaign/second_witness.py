@@ -41,12 +41,10 @@ def with_target(
     entry = target_named(target)
     if target == python_model.NAME:
         return harness
-    if entry.is_kvm and covered:
-        from nvmxfuzz.targets.kvm_native.target import with_coverage
-
-        counting = with_coverage(target)
+    if entry.kernel and covered:
+        counting = _with_coverage(harness, target, is_loop=entry.is_loop)
         if counting is not None and not isolated:
-            return replace(screened(harness, counting), counters=counting.counters)
+            return counting
     if entry.kernel:
         from nvmxfuzz.targets.kvm_native.build.objects import demand_sound
 
@@ -65,6 +63,17 @@ def screened(harness: Harness, kvm: Kvm) -> Harness:
 
     once = Once(kvm)
     return replace(_with_kvm(harness, once), due=Screening(once.run).is_due)
+
+
+def _with_coverage(harness: Harness, target: str, *, is_loop: bool) -> Harness | None:
+    from nvmxfuzz.targets.kvm_native.loop import loop_with_coverage
+    from nvmxfuzz.targets.kvm_native.target import with_coverage
+
+    if is_loop:
+        loop = loop_with_coverage(target)
+        return replace(_with_loop(harness, loop), counters=loop.counters) if loop else None
+    kvm = with_coverage(target)
+    return replace(screened(harness, kvm), counters=kvm.counters) if kvm else None
 
 
 def compares(target: str | None, kind: CaseKind) -> bool:

@@ -16,12 +16,21 @@ from nvmxfuzz.machine.profile import Profile
 from nvmxfuzz.targets.base import Observation, Target, not_representable
 from nvmxfuzz.targets.bochs.wheel import usable as has_bochs
 from nvmxfuzz.targets.kvm_native.build.objects import usable
-from nvmxfuzz.targets.kvm_native.target import FAMILY, KvmTarget, loader
+from nvmxfuzz.targets.kvm_native.target import (
+    COVERAGE,
+    FAMILY,
+    PLAIN,
+    KvmTarget,
+    has_coverage,
+    loader,
+)
 from nvmxfuzz.targets.passage import Passage
 from nvmxfuzz.targets.python_model import PythonModel
 
 DRY_RUN: Final = "nested_early_check"
 _MOST_HOSTS: Final = 64
+_RULES: Final = "rules"
+_BOCHS: Final = "bochs"
 
 
 class KvmLoop(Target):
@@ -30,11 +39,11 @@ class KvmLoop(Target):
     `run` and `follow` are without a dry run, which is how KVM comes; `follow_dry` is with one.
     """
 
-    def __init__(self, kernel: str, hardware: Target, noun: str) -> None:
+    def __init__(self, kernel: str, hardware: Target, noun: str, variant: str = PLAIN) -> None:
         self.kernel = f"{FAMILY}-{kernel}"
         self._name = f"{self.kernel}+{noun}"
         self._hardware = hardware
-        load = loader(kernel)
+        load = loader(kernel, variant)
         self._plain = KvmTarget(kernel, hardware, parameters={DRY_RUN: 0}, load=load)
         self._dry = KvmTarget(kernel, hardware, parameters={DRY_RUN: 1}, load=load)
         self._refusals: dict[int, tuple[Profile, str]] = {}
@@ -65,6 +74,10 @@ class KvmLoop(Target):
         """Return the processor that KVM offers L1; `profile` itself if that is it."""
         return self._plain.virtual(profile)
 
+    def counters(self) -> tuple[int, int, int]:
+        """Return where KVM counts what it executes: see `Library.counters`."""
+        return self._plain.counters()
+
     def close(self) -> None:
         """Give back what the processors took."""
         for part in (self._plain, self._dry, self._hardware):
@@ -90,17 +103,26 @@ class KvmLoop(Target):
         return reason
 
 
-def on_rules(kernel: str) -> KvmLoop:
+def on_rules(kernel: str, variant: str = PLAIN) -> KvmLoop:
     """Return KVM of a kernel on the rules."""
-    return KvmLoop(kernel, PythonModel(), "rules")
+    return KvmLoop(kernel, PythonModel(), _RULES, variant)
 
 
-def on_bochs(kernel: str) -> KvmLoop:
+def on_bochs(kernel: str, variant: str = PLAIN) -> KvmLoop:
     """Return KVM of a kernel on Bochs."""
     # What no one asks for is not imported: it looks for the wheel.
     from nvmxfuzz.targets.bochs.target import Bochs
 
-    return KvmLoop(kernel, Bochs(), "bochs")
+    return KvmLoop(kernel, Bochs(), _BOCHS, variant)
+
+
+def loop_with_coverage(name: str) -> KvmLoop | None:
+    """Return the target of that name whose KVM counts what it executes, None if it is not built."""
+    family, _, noun = name.partition("+")
+    kernel = family.removeprefix(f"{FAMILY}-")
+    if not has_coverage(kernel) or (noun == _BOCHS and has_bochs()):
+        return None
+    return (on_bochs if noun == _BOCHS else on_rules)(kernel, COVERAGE)
 
 
 def available_on_bochs(kernel: str) -> str:

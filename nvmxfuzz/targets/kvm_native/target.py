@@ -24,7 +24,9 @@ from nvmxfuzz.targets.passage import Passage
 from nvmxfuzz.targets.python_model import PythonModel
 
 FAMILY: Final = "kvm"
+PLAIN: Final = "plain"
 COVERAGE: Final = "coverage"
+"""Variants of the object."""
 _MOST_SEATS: Final = 7
 """Processors that are kept ready. Each has a snapshot of some 6 MiB, for a moment a second one;
 there can be 64, and two targets may share one object."""
@@ -42,7 +44,7 @@ class KvmTarget(Target):
         self,
         kernel: str,
         hardware: Target | None = None,
-        variant: str = "plain",
+        variant: str = PLAIN,
         parameters: Mapping[str, int] | None = None,
         load: Callable[[], Library] | None = None,
     ) -> None:
@@ -182,7 +184,7 @@ def _stopped(stopped: Stopped, said: tuple[Message, ...]) -> Observation:
     return died(stopped.result.sentence(), said + messages_of(stopped.result))
 
 
-def loader(kernel: str, variant: str = "plain") -> Callable[[], Library]:
+def loader(kernel: str, variant: str = PLAIN) -> Callable[[], Library]:
     """Return a function that loads KVM of a kernel when it is called first."""
 
     @cache
@@ -198,10 +200,15 @@ def with_coverage(name: str) -> KvmTarget | None:
     InputError if it is damaged: a campaign without its counters would be another one.
     """
     kernel = name.removeprefix(f"{FAMILY}-")
+    return KvmTarget(kernel, variant=COVERAGE) if has_coverage(kernel) else None
+
+
+def has_coverage(kernel: str) -> bool:
+    """Tell whether KVM of a kernel is built so that it counts; InputError if that is damaged."""
     if usable(kernel, COVERAGE):
-        return None
+        return False
     demand_sound(kernel, COVERAGE)
-    return KvmTarget(kernel, variant=COVERAGE)
+    return True
 
 
 def available(kernel: str) -> str:
