@@ -16,21 +16,17 @@ has restored it, whatever was refused. `enter` may be called once after each `ca
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
+from nvmxfuzz.inputs.case import Order
 from nvmxfuzz.kvm import msr_vcpu as vcpus
 from nvmxfuzz.kvm.guest_cpuid import GuestCpuid
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.oracles.msr_offer import Offer, offer
 from nvmxfuzz.oracles.msr_witness import VMX_MSRS, ModelMsrs, MsrWitness, MsrWorld
 from nvmxfuzz.oracles.offer_names import features, names_of
-
-Order = Literal["listed", "ascending", "descending"]
-"""In which order userspace writes the MSRs: KVM_GET_MSR_INDEX_LIST's, or by index."""
-
-ORDERS: Final[tuple[Order, ...]] = ("listed", "ascending", "descending")
 
 Values: TypeAlias = tuple[tuple[int, int], ...]
 """MSRs with their values, in the order in which they are written."""
@@ -84,7 +80,8 @@ class Side(MsrWitness, Protocol):
 class Way:
     """How userspace runs and carries the VM.
 
-    `writes` is what it has written on the source before: a VM with fewer capabilities.
+    `writes` is what it has written on the source before: a VM with fewer capabilities. `order` is
+    that of KVM_GET_MSR_INDEX_LIST, or by index.
     """
 
     cpuid: GuestCpuid
@@ -117,7 +114,6 @@ class Carried:
 
     `source` is what the VM had, `fresh` what the destination gives one with the same CPUID, and
     `after` what the VM has there. `limit` is what the destination's system MSRs have.
-    `lost_indices` are MSRs that the source lists and cannot be read on it, or not at all here.
     """
 
     way: Way
@@ -257,8 +253,3 @@ def _again(attempt: Attempt, launched: bool) -> Attempt:
     if not launched:
         return attempt
     return replace(attempt, instruction="vmresume", launch_state="launched")
-
-
-def system_offer(side: Side) -> Mapping[int, int]:
-    """Return what the system's feature MSRs have on a side."""
-    return offer(side.loaded.system)
