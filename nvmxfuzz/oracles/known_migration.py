@@ -29,14 +29,61 @@ class KnownMigration:
     page: str
 
 
+_FROM_5_18: Final[tuple[Pair, ...]] = (("5.18", "6.1"), ("5.18", "6.12"))
+
 KNOWN: Final = (
     KnownMigration(
         "encls-exiting-5.18",
         "migration.backward",
         "refused secondary: enable ENCLS exiting",
-        (("5.18", "6.1"), ("5.18", "6.12")),
-        "5.18 offers the control whatever the processor has, and later kernels do not know it then.",
+        _FROM_5_18,
+        "5.18 offers the control whatever the processor has; later kernels ask the processor.",
         "migration-encls-exiting",
+    ),
+    KnownMigration(
+        "encls-exiting-5.18-on-hyper-v",
+        "migration.backward",
+        "refused on Hyper-V secondary: enable ENCLS exiting",
+        _FROM_5_18,
+        "The same where the enlightened VMCS is used.",
+        "migration-encls-exiting",
+    ),
+    KnownMigration(
+        "half-of-a-pair-5.18",
+        "migration.backward",
+        r"refused VM-(exit|entry): (load|clear) IA32_(PAT|EFER|BNDCFGS|PERF_GLOBAL_CTRL|RTIT_CTL)",
+        _FROM_5_18,
+        "5.18 offers what the processor has of a pair of controls; later kernels both or neither.",
+        "migration",
+    ),
+    KnownMigration(
+        "evmcs-config",
+        "migration.backward",
+        "refused on Hyper-V ("
+        "secondary: (virtualize APIC accesses|enable VM functions|APIC-register virtualization"
+        "|virtual-interrupt delivery)"
+        "|pin-based: process posted interrupts|VM function: EPTP switching)",
+        (("5.18", "6.12"), ("6.1", "6.12")),
+        "6.12 takes what the enlightened VMCS lacks out of its config; 6.1 has none that it knows "
+        "of, and 5.18 makes the MSRs from the processor's.",
+        "migration-evmcs",
+    ),
+    KnownMigration(
+        "debugctl-5.18",
+        "migration.no-new-vmfail",
+        "(resume|entry) guest.debugctl.supported",
+        _FROM_5_18,
+        "5.18 leaves IA32_DEBUGCTL to the processor; later kernels refuse TR, BTS and all that they do "
+        "not virtualise.",
+        "migration",
+    ),
+    KnownMigration(
+        "pin-must-be-1-5.18",
+        "nested.usable",
+        "(source|destination): a control must be 1 and may not",
+        _FROM_5_18,
+        "What must be 1 on the processor must be 1 for L1, offered or not.",
+        "migration",
     ),
 )
 

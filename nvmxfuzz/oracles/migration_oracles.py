@@ -29,9 +29,10 @@ def backward(tried: Tried) -> Iterator[Found]:
     if older > newer or here.host != there.host or here.params != there.params:
         return
     carried = tried.carried
+    refused = "refused on Hyper-V" if there.host.on_hyperv_evmcs else "refused"
     for fate in carried.refused:
         for reason in carried.reasons(fate):
-            yield f"refused {reason}", f"{NAMES[fate.index]} {fate.value:#x}: {fate.check}"
+            yield f"{refused} {reason}", f"{NAMES[fate.index]} {fate.value:#x}: {fate.check}"
     for fate in carried.fates:
         if fate.changed:
             said = f"{fate.value:#x} is taken, and reads {fate.reads:#x}"

@@ -1,0 +1,381 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A VM that is carried: what is told of it, planted faults, and a case for each known breach."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from random import Random
+from types import MappingProxyType
+from typing import Final
+
+import pytest
+
+from nvmxfuzz.arch.registers import DebugCtl
+from nvmxfuzz.errors import InputError
+from nvmxfuzz.inputs.case import ORDERS
+from nvmxfuzz.kvm.host import DEFAULT_PARAMS, HostCpu
+from nvmxfuzz.machine.attempt import Attempt
+from nvmxfuzz.machine.profile import Profile, load_profile
+from nvmxfuzz.oracles.known_migration import KNOWN, KnownMigration, known
+from nvmxfuzz.oracles.migration import Carried, Carrier, Entry, Saved, Side
+from nvmxfuzz.oracles.migration_entry import attempt_on, everything, nothing
+from nvmxfuzz.oracles.migration_model import ModelSide
+from nvmxfuzz.oracles.migration_oracles import BREACHES, ORACLES
+from nvmxfuzz.oracles.migration_tries import Tried, attempts_of, plain_way, try_way, way, worlds
+from nvmxfuzz.oracles.msr_witness import MsrWorld
+from nvmxfuzz.targets.kvm_native.migrating import side
+
+PAIRS: Final = (("5.18", "6.1"), ("5.18", "6.12"), ("6.1", "6.12"), ("6.12", "6.1"))
+LAX: Final = replace(DEFAULT_PARAMS, error_on_inconsistent_vmcs_config=False)
+SECONDARY, EPT_VPID = 0x48B, 0x48C
+PIN, TRUE_PIN, ENTRY, TRUE_ENTRY = 0x481, 0x48D, 0x484, 0x490
+LOAD_PAT: Final = 1 << 32 + 14
+
+
+def on(profile: str = "skylake-x", **host: object) -> MsrWorld:
+    """Return a world with what is given of its processor."""
+    return MsrWorld(profile, replace(HostCpu.of(load_profile(profile)), **host), LAX)  # type: ignore[arg-type] # whatever HostCpu takes
+
+
+def without(world: MsrWorld, index: int, bits: int) -> MsrWorld:
+    """Return a world without bits of an MSR of its processor."""
+    msrs = dict(world.host.msrs)
+    msrs[index] &= ~bits
+    return replace(world, host=replace(world.host, msrs=MappingProxyType(msrs)))
+
+
+def with_(world: MsrWorld, index: int, bits: int) -> MsrWorld:
+    """Return a world with bits of an MSR of its processor."""
+    msrs = dict(world.host.msrs)
+    msrs[index] |= bits
+    return replace(world, host=replace(world.host, msrs=MappingProxyType(msrs)))
+
+
+def few(profile: Profile) -> Sequence[Attempt]:
+    """Return VM entries with few controls, and with all that are offered."""
+    return attempt_on(profile, "guest-64", nothing), attempt_on(profile, "guest-64", everything)
+
+
+def with_trace(profile: Profile) -> Sequence[Attempt]:
+    """Return a VM entry into an L2 that sends branch trace messages."""
+    attempt = attempt_on(profile, "guest-64", everything)
+    return (replace(attempt, vmcs=attempt.vmcs.replace({"guest_ia32_debugctl": DebugCtl.TR})),)
+
+
+def tried(
+    source: Side,
+    destination: Side,
+    here: MsrWorld,
+    there: MsrWorld | None = None,
+    attempts: Callable[[Profile], Sequence[Attempt]] = few,
+) -> Tried:
+    """Carry a VM as userspace usually does."""
+    carrier = Carrier(source, destination)
+    assert carrier.load(here, there or here)
+    return try_way(carrier, plain_way(carrier), attempts)
+
+
+def sites(name: str, what: Tried) -> list[str]:
+    """Return the sites of an oracle, those that are known too."""
+    return [site for site, _ in BREACHES[name](what)]
+
+
+def found(name: str, what: Tried) -> bool:
+    """Tell whether an oracle fires."""
+    oracle = next(oracle for oracle in ORACLES if oracle.name == name)
+    return oracle.check(None, lambda _: what) is not None
+
+
+def real(kernel: str) -> Side:
+    """Return the real KVM, or skip the test."""
+    try:
+        return side(kernel)
+    except InputError as error:
+        if kernel in os.environ.get("NVMXFUZZ_REQUIRE_KVM", "").split(","):
+            pytest.fail(f"required by NVMXFUZZ_REQUIRE_KVM: {error}")
+        pytest.skip(str(error))
+
+
+# ---------------------------------------------------------------------- what is told
+
+
+def test_nothing_changes_between_two_of_the_same_kernel() -> None:
+    for kernel in ("5.18", "6.1", "6.12"):
+        what = tried(ModelSide(kernel), ModelSide(kernel), on())
+        carried = what.carried
+        assert carried.complete
+        assert carried.same
+        assert not carried.gained | carried.lost
+        assert "secondary: enable EPT" in carried.kept
+        assert all(entry.entered for passage in what.passages for entry in passage)
+        assert not any(found(name, what) for name in BREACHES)
+
+
+def test_one_object_cannot_be_both_sides() -> None:
+    model = ModelSide("6.1")
+    with pytest.raises(ValueError, match="two objects"):
+        Carrier(model, model)
+
+
+def test_a_refused_msr_is_told_with_its_bit_and_check() -> None:
+    carried = tried(ModelSide("5.18"), ModelSide("6.12"), on()).carried
+    (fate,) = carried.refused
+    assert fate.index == SECONDARY
+    assert not fate.accepted
+    assert fate.check == ("restore.controls.may-be-1")
+    assert carried.reasons(fate) == ("secondary: enable ENCLS exiting",)
+    assert carried.lost == {"secondary: enable ENCLS exiting"}
+    assert not carried.gained
+    assert not carried.complete
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_order_of_the_writes_changes_nothing_here(order: str) -> None:
+    carrier = Carrier(ModelSide("6.1"), ModelSide("6.12"))
+    assert carrier.load(on(), on())
+    carried = carrier.carry(replace(plain_way(carrier), order=order))  # type: ignore[arg-type] # one of ORDERS
+    indices = [fate.index for fate in carried.fates]
+    assert carried.complete
+    assert carried.same
+    assert (indices == sorted(indices)) is (order == "ascending")
+    assert (indices == sorted(indices, reverse=True)) is (order == "descending")
+
+
+def test_a_vm_with_fewer_capabilities_keeps_them_few() -> None:
+    carrier = Carrier(ModelSide("6.1"), ModelSide("6.12"))
+    assert carrier.load(on(), on())
+    plain = plain_way(carrier)
+    value = carrier.carry(plain).source[EPT_VPID]
+    carried = carrier.carry(replace(plain, writes=((EPT_VPID, value & ~1),)))
+    assert carried.same
+    assert carried.after[EPT_VPID] == value & ~1 != carried.fresh[EPT_VPID]
+
+
+def test_a_smaller_processor_refuses_by_name_what_it_lacks() -> None:
+    there = without(on(), SECONDARY, 1 << 32 + 1)
+    carried = tried(ModelSide("6.1"), ModelSide("6.12"), on(), there).carried
+    reasons = {reason for fate in carried.refused for reason in carried.reasons(fate)}
+    assert "secondary: enable EPT" in reasons
+    assert any(reason.startswith("EPT and VPID:") for reason in reasons)
+
+
+def test_a_refused_vm_does_not_resume() -> None:
+    what = tried(ModelSide("5.18"), ModelSide("6.12"), on(), attempts=few)
+    before, resumed, after = what.passages[1]
+    assert before == Entry("entered")
+    assert resumed == Entry("errno 22", "execution.secondary.allowed")
+    assert after == Entry("fail-valid 7", "execution.secondary.allowed")
+
+
+# ---------------------------------------------------------------------- the real kernels
+
+
+def test_model_and_kernels_come_to_the_same() -> None:
+    native = Carrier(real("6.1"), real("6.12"))
+    model = Carrier(ModelSide("6.1"), ModelSide("6.12"))
+    count = 0
+    for number in range(16):
+        chosen = worlds(Random(f"agreement/{number}"))
+        loads = model.load(*chosen)
+        assert native.load(*chosen) is loads
+        for each in range(4 if loads else 0):
+            results = []
+            for carrier in (native, model):
+                source = Random(f"agreement/{number}/{each}")
+                how = way(carrier, source)
+                results.append(try_way(carrier, how, lambda p, s=source: attempts_of(p, s)))  # type: ignore[misc] # a default binds the loop's variable
+            assert results[0] == results[1], (number, each)
+            count += 1
+    assert count > 20
+
+
+def test_what_5_18_hands_out_the_real_kernels_refuse() -> None:
+    for kernel in ("6.1", "6.12"):
+        what = tried(ModelSide("5.18"), real(kernel), on())
+        assert sites("migration.backward", what) == ["refused secondary: enable ENCLS exiting"]
+        assert what.passages[0][0].entered
+        assert not what.passages[1][2].entered
+
+
+def test_l2_goes_on_in_the_other_kernel() -> None:
+    for kernels in (("6.1", "6.12"), ("6.12", "6.1")):
+        what = tried(real(kernels[0]), real(kernels[1]), on())
+        assert what.carried.complete
+        assert what.carried.same
+        assert what.passages == ((Entry("entered"),) * 3,) * 2
+
+
+def test_nested_state_of_the_model_is_taken_by_the_kernels() -> None:
+    what = tried(ModelSide("6.1"), real("6.12"), on())
+    assert what.passages == ((Entry("entered"),) * 3,) * 2
+
+
+# ---------------------------------------------------------------------- what is known
+
+
+def shown(name: str, pair: tuple[str, str]) -> Tried:
+    """Return the shortest case that shows a known breach."""
+    source, destination = ModelSide(pair[0]), ModelSide(pair[1])
+    match name:
+        case "encls-exiting-5.18":
+            return tried(source, destination, on())
+        case "half-of-a-pair-5.18":
+            half = without(without(on(), ENTRY, LOAD_PAT), TRUE_ENTRY, LOAD_PAT)
+            return tried(source, destination, half)
+        case "evmcs-config" | "encls-exiting-5.18-on-hyper-v":
+            return tried(source, destination, on(on_hyperv_evmcs=True))
+        case "debugctl-5.18":
+            # A processor with ENCLS exiting, so that every MSR is taken.
+            return tried(source, destination, on("core-i7-6700k"), attempts=with_trace)
+        case "pin-must-be-1-5.18":
+            return tried(source, destination, with_(with_(on(), PIN, 1 << 10), TRUE_PIN, 1 << 10))
+    raise AssertionError(f"no case shows {name}")
+
+
+@pytest.mark.parametrize("entry", KNOWN, ids=[entry.name for entry in KNOWN])
+def test_a_known_breach_is_still_there(entry: KnownMigration) -> None:
+    for pair in entry.kernels:
+        what = shown(entry.name, pair)
+        seen = [
+            site for site in sites(entry.oracle, what) if known(entry.oracle, site, pair) is entry
+        ]
+        assert seen, pair
+
+
+def test_an_entry_covers_its_kernels_and_whole_sites_only() -> None:
+    site = "refused secondary: enable ENCLS exiting"
+    assert known("migration.backward", site, ("5.18", "6.1")) is not None
+    assert known("migration.backward", site, ("6.1", "6.12")) is None
+    assert known("migration.no-new-vmfail", site, ("5.18", "6.1")) is None
+    assert known("migration.backward", site + " and more", ("5.18", "6.1")) is None
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_nothing_beside_what_is_known(pair: tuple[str, str]) -> None:
+    carrier = Carrier(ModelSide(pair[0]), ModelSide(pair[1]))
+    for number in range(30):
+        source = Random(f"known/{number}")
+        if not carrier.load(*worlds(source)):
+            continue
+        for _ in range(4):
+            what = try_way(carrier, way(carrier, source), lambda p: attempts_of(p, source))  # noqa: B023 # called at once
+            for name, breaches in BREACHES.items():
+                for site, message in breaches(what):
+                    assert known(name, site, pair), (name, site, message, number)
+
+
+# ---------------------------------------------------------------------- planted faults
+
+
+class RefusesEpt(ModelSide):
+    """migration.backward: a newer kernel no longer takes EPT_VPID_CAP as the older one had it."""
+
+    def set_msrs(self, values: tuple[tuple[int, int], ...]) -> int:
+        """Do it wrong."""
+        for number, (index, _) in enumerate(values):
+            if index == EPT_VPID:
+                return super().set_msrs(values[:number])
+        return super().set_msrs(values)
+
+
+class Forgets(ModelSide):
+    """migration.backward: MISC is taken, and something else is kept."""
+
+    def set_msrs(self, values: tuple[tuple[int, int], ...]) -> int:
+        """Do it wrong."""
+        taken = super().set_msrs(values)
+        self.vcpu.msrs.misc_low &= ~(1 << 6)
+        return taken
+
+
+class WidensInSilence(ModelSide):
+    """migration.backward: an MSR that nobody writes offers more than it did."""
+
+    def set_msrs(self, values: tuple[tuple[int, int], ...]) -> int:
+        """Do it wrong."""
+        taken = super().set_msrs(values)
+        self.vcpu.msrs.cr4_fixed1 |= 1 << 40
+        return taken
+
+
+class RefusesToEnter(ModelSide):
+    """migration.no-new-vmfail: VMRESUME fails."""
+
+    def enter(self, attempt: Attempt) -> Entry:
+        """Do it wrong."""
+        right = super().enter(attempt)
+        return Entry("fail-valid 7") if attempt.instruction == "vmresume" else right
+
+
+class RefusesToResume(ModelSide):
+    """migration.no-new-vmfail: KVM_SET_NESTED_STATE of an L2 fails."""
+
+    def resume(self, saved: Saved) -> Entry:
+        """Do it wrong."""
+        return Entry("errno 22") if saved.in_l2 else super().resume(saved)
+
+
+class OffersTheImpossible(ModelSide):
+    """nested.usable: a control must be 1, and may not."""
+
+    def set_msrs(self, values: tuple[tuple[int, int], ...]) -> int:
+        """Do it wrong."""
+        taken = super().set_msrs(values)
+        self.vcpu.msrs.pinbased_ctls_low |= 1 << 20
+        return taken
+
+
+class OffersWhatNobodyHas(ModelSide):
+    """nested.usable: CR4 must have a bit that no CR4 has."""
+
+    def set_msrs(self, values: tuple[tuple[int, int], ...]) -> int:
+        """Do it wrong."""
+        taken = super().set_msrs(values)
+        self.vcpu.msrs.cr4_fixed0 |= 1 << 40
+        return taken
+
+
+class EntersNothing(ModelSide):
+    """nested.usable: KVM refuses every VMCS."""
+
+    def enter(self, attempt: Attempt) -> Entry:
+        """Do it wrong."""
+        super().enter(attempt)
+        return Entry("fail-valid 7", "execution.pin-based.allowed")
+
+
+FAULTS: Final[tuple[tuple[str, type[ModelSide], str], ...]] = (
+    ("migration.backward", RefusesEpt, "refused "),
+    ("migration.backward", Forgets, "changed IA32_VMX_MISC"),
+    ("migration.backward", WidensInSilence, "gained CR4: bit 40"),
+    ("migration.no-new-vmfail", RefusesToEnter, "entry fail-valid 7"),
+    ("migration.no-new-vmfail", RefusesToResume, "resume errno 22"),
+    ("nested.usable", OffersTheImpossible, "destination: a control must be 1 and may not"),
+    ("nested.usable", OffersWhatNobodyHas, "destination: no value of CR4 is legal"),
+    (
+        "nested.usable",
+        EntersNothing,
+        "destination: KVM refuses what the rules permit: execution.pin-based.allowed",
+    ),
+)
+
+
+@pytest.mark.parametrize(("name", "faulty", "site"), FAULTS, ids=[f[1].__name__ for f in FAULTS])
+def test_a_planted_fault_is_found(name: str, faulty: type[ModelSide], site: str) -> None:
+    right = tried(ModelSide("6.1"), ModelSide("6.12"), on())
+    assert not found(name, right)
+    wrong = tried(ModelSide("6.1"), faulty("6.12"), on())
+    assert found(name, wrong)
+    assert any(each.startswith(site) for each in sites(name, wrong)), sites(name, wrong)
+
+
+def test_an_older_destination_owes_nothing() -> None:
+    assert not sites("migration.backward", tried(ModelSide("6.12"), RefusesEpt("6.1"), on()))
+
+
+def test_oracles_have_a_sentence() -> None:
+    assert [oracle.name for oracle in ORACLES] == list(BREACHES)
+    assert all(oracle.sentence.endswith(".") for oracle in ORACLES)
+    assert isinstance(tried(ModelSide("6.1"), ModelSide("6.12"), on()).carried, Carried)
