@@ -73,8 +73,8 @@ KNOWN: Final = (
         "migration.no-new-vmfail",
         "(resume|entry) guest.debugctl.supported",
         _FROM_5_18,
-        "5.18 leaves IA32_DEBUGCTL to the processor; later kernels refuse TR, BTS and all that they do "
-        "not virtualise.",
+        "5.18 leaves IA32_DEBUGCTL to the processor; later kernels refuse TR, BTS and what else "
+        "they do not virtualise.",
         "migration",
     ),
     KnownMigration(
