@@ -23,6 +23,20 @@ def memory_bound(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
+@contextmanager
+def memory_uncounted() -> Iterator[None]:
+    """Lift the bound of `memory_bound` for a while; what is mapped then counts extra as well."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    before = _mapped()
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    try:
+        yield
+    finally:
+        if soft != resource.RLIM_INFINITY:
+            soft = within(soft + _mapped() - before, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
 def bound_memory(size: int) -> None:
     """Bound the address space from now on, likewise."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)

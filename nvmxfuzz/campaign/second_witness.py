@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.errors import InputError
-from nvmxfuzz.inputs.case import CaseKind, RestoreCase, WorldCase
+from nvmxfuzz.inputs.case import CaseKind, MigrationCase, RestoreCase, WorldCase
 from nvmxfuzz.machine.profile import DEFAULT_PROFILE, profile_names
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def with_target(
         return _with_real_config(harness, target)
     if harness.kind == "capability_restore":
         return _with_real_msrs(harness, target)
+    if harness.kind == "migration":
+        return _with_real_migrations(harness, target)
     from nvmxfuzz.targets import python_model
     from nvmxfuzz.targets.registry import target_named
 
@@ -121,10 +123,28 @@ def _real_kernel(target: str, harness: str) -> str:
 
 
 def on_kernel(kernel: str, case: WorldCase) -> WorldCase:
-    """Return a restore in a world of that kernel, otherwise the same."""
+    """Return a restore in a world of that kernel, or a migration to it unless it is from there."""
     if isinstance(case, RestoreCase) and case.world.kernel != kernel:
         return replace(case, world=replace(case.world, kernel=kernel))
+    if isinstance(case, MigrationCase) and kernel not in (
+        case.source.kernel,
+        case.destination.kernel,
+    ):
+        return replace(case, destination=replace(case.destination, kernel=kernel))
     return case
+
+
+def _with_real_migrations(harness: Harness, target: str) -> Harness:
+    # In this process too; the other kernel is the real one as well, if it is built.
+    from nvmxfuzz.oracles.migration_cases import agreement
+    from nvmxfuzz.targets.kvm_native.migrating import migrator
+
+    kernel = _real_kernel(target, harness.name)
+    return replace(
+        harness,
+        always=(*harness.always, agreement(migrator(kernel), kernel)),
+        home=partial(on_kernel, kernel),
+    )
 
 
 def _with_processor(harness: Harness, target: Target) -> Harness:

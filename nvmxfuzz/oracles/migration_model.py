@@ -29,7 +29,8 @@ class ModelSide(ModelMsrs):
     def enter(self, attempt: Attempt) -> Entry:
         """Return what nested_vmx_run() comes to; what it would run is not run."""
         ended = vm_entry(self._kvm(), entry_request(attempt))
-        return Entry(str(ended.outcome) if ended.outcome else ended.died, ended.check)
+        check = ended.fired[0] if ended.fired else ""
+        return Entry(str(ended.outcome) if ended.outcome else ended.died, check)
 
     def save(self, attempt: Attempt, in_l2: bool) -> Saved:
         """KVM_GET_NESTED_STATE, as far as it is modelled."""

@@ -19,7 +19,7 @@ from nvmxfuzz.oracles.msr_offer import NAMES, Found
 from nvmxfuzz.oracles.oracle import Oracle
 
 Breaches = Callable[[Tried], Iterator[Found]]
-Run = Callable[[Any], Tried]
+Run = Callable[[Any], Tried | None]
 
 
 def backward(tried: Tried) -> Iterator[Found]:
@@ -84,6 +84,8 @@ BREACHES: Final[dict[str, Breaches]] = {
 def _oracle(name: str, breaches: Breaches) -> Oracle[Any, Run]:
     def check(case: Any, run: Run) -> Finding | None:  # noqa: ANN401 # whatever the run takes
         tried = run(case)
+        if tried is None:
+            return None
         for site, message in breaches(tried):
             if known(name, site, tried.kernels) is None:
                 targets = tuple(f"kvm {kernel}" for kernel in tried.kernels)

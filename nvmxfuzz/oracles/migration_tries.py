@@ -160,10 +160,12 @@ def try_way(carrier: Carrier, how: Way, attempts: Callable[[Profile], Sequence[A
         if number:
             carrier.carry(how)
         passages.append(carrier.enter(attempt))
-    proved = tuple(any(passage[at].entered for passage in passages) for at in (0, 2))
+    here, there = (any(passage[at].entered for passage in passages) for at in (0, 2))
+    # A VM that is refused does not live on the destination.
+    there = there or not carried.complete
     usable = (
-        Usable() if proved[0] else _usable(carrier, how, carrier.source, carried.source),
-        Usable() if proved[1] else _usable(carrier, how, carrier.destination, carried.after),
+        Usable() if here else _usable(carrier, how, carrier.source, carried.source),
+        Usable() if there else _usable(carrier, how, carrier.destination, carried.after),
     )
     kernels = carrier.source.kernel, carrier.destination.kernel
     worlds_ = carrier.source.world, carrier.destination.world

@@ -9,19 +9,24 @@ from typing import Final
 
 from nvmxfuzz.arch.events import Vector
 from nvmxfuzz.arch.registers import Rflags
+from nvmxfuzz.inputs.world import World
 from nvmxfuzz.kvm.check_sites import check_names
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.outcome import FAIL_INVALID, exit_on_entry, fail_valid, fault
-from nvmxfuzz.oracles.migration import ENTERED, Entry, Saved
+from nvmxfuzz.oracles.migration import ENTERED, Entry, Saved, Side
+from nvmxfuzz.oracles.migration_cases import Migrator, model_side
 from nvmxfuzz.oracles.msr_witness import WitnessStoppedError
 from nvmxfuzz.targets.kvm_native import ioctl_numbers as io
 from nvmxfuzz.targets.kvm_native import structures as s
-from nvmxfuzz.targets.kvm_native.build.objects import find_object
+from nvmxfuzz.targets.kvm_native.build.objects import find_object, usable
 from nvmxfuzz.targets.kvm_native.direct import Ran, l1_of
 from nvmxfuzz.targets.kvm_native.library import Library
 from nvmxfuzz.targets.kvm_native.msrs import KvmMsrs
 from nvmxfuzz.targets.kvm_native.results import Check, Stopped
 from nvmxfuzz.targets.kvm_native.vmcs12 import Vmcs12Layout
+
+KERNELS: Final = ("6.1", "6.12")
+"""Kernels whose KVM carries VMs here."""
 
 _ENTRY_FAILURE: Final = 1 << 31
 _BASIC_REASON: Final = 0xFFFF
@@ -37,12 +42,32 @@ def side(kernel: str, number: int = 0) -> KvmSide:
     return KvmSide(Library.of(find_object(kernel)), kernel)
 
 
+def migrator(kernel: str) -> Migrator:
+    """Return what runs cases on the real KVM, where it is built; InputError if `kernel` is not.
+
+    On Hyper-V the model stands for a kernel whose object was built without the enlightened VMCS.
+    """
+    real = frozenset(each for each in KERNELS if each == kernel or not usable(each))
+    # All of them now: later there may be no room for them in a worker.
+    sides = {(each, number): side(each, number) for each in sorted(real) for number in (0, 1)}
+
+    def make(world: World, number: int) -> Side:
+        found = sides.get((world.kernel, number))
+        if found is None or (world.evmcs and not found.has_evmcs):
+            return model_side(world, number)
+        return found
+
+    return Migrator(make)
+
+
 class KvmSide(KvmMsrs):
     """A machine with one vCPU, on which L1 may enter L2."""
 
     def __init__(self, library: Library, kernel: str) -> None:
         super().__init__(library, kernel)
         self._layout = Vmcs12Layout(library)
+        self.has_evmcs: bool = not library.functions.nvmx_set_hyperv_evmcs(True)
+        """Whether the object was built with Hyper-V's enlightened VMCS."""
 
     def enter(self, attempt: Attempt) -> Entry:
         """Let nested_vmx_run() do its work; what it would run is not run."""
