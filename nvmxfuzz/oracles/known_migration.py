@@ -31,6 +31,9 @@ class KnownMigration:
 
 _FROM_5_18: Final[tuple[Pair, ...]] = (("5.18", "6.1"), ("5.18", "6.12"))
 
+_VERSIONS: Final = ("5.18", "6.1", "6.12")
+_EVERY: Final[tuple[Pair, ...]] = tuple((one, other) for one in _VERSIONS for other in _VERSIONS)
+
 KNOWN: Final = (
     KnownMigration(
         "encls-exiting-5.18",
@@ -76,6 +79,22 @@ KNOWN: Final = (
         "5.18 leaves IA32_DEBUGCTL to the processor; later kernels refuse TR, BTS and what else "
         "they do not virtualise.",
         "migration",
+    ),
+    KnownMigration(
+        "fewer-address-bits",
+        "migration.no-new-vmfail",
+        "with fewer address bits, (resume|entry) .*",
+        _EVERY,
+        "Userspace that gives a VM the address width of the destination changes its processor.",
+        "migration",
+    ),
+    KnownMigration(
+        "nested-state-returns-2",
+        "migration.no-new-vmfail",
+        "resume returns 2",
+        _EVERY,
+        "What fails behind the checks ends KVM_SET_NESTED_STATE with a number above 0.",
+        "nested-state-result",
     ),
     KnownMigration(
         "pin-must-be-1-5.18",

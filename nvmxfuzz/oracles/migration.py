@@ -73,7 +73,10 @@ class Side(MsrWitness, Protocol):
         """KVM_GET_NESTED_STATE, after `enter` of that attempt with that result."""
 
     def resume(self, saved: Saved) -> Entry:
-        """KVM_SET_NESTED_STATE: entered, or "errno N"; L1's memory is there before."""
+        """KVM_SET_NESTED_STATE: entered, "errno N", or "returns N" where it has a greater value.
+
+        L1's memory is there before.
+        """
 
 
 @dataclass(frozen=True, slots=True)

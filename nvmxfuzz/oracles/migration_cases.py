@@ -85,6 +85,7 @@ def _possible(attempt: Attempt) -> Attempt:
         rtit_ctl=0,
         vmxon_pointer=usual.vmxon_pointer,
         current_vmcs=usual.current_vmcs,
+        current_vmcs_is_shadow=False,
     )
     regions = attempt.memory.regions
     within = tuple((start, data) for start, data in regions if start + len(data) <= _RAM)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from nvmxfuzz.kvm.source import KERNELS
+from nvmxfuzz.machine.profile import load_profile
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.known_migration import known
 from nvmxfuzz.oracles.migration_tries import Tried, Usable
@@ -47,15 +48,21 @@ def no_new_vmfail(tried: Tried) -> Iterator[Found]:
     """A vmcs12 that entered before enters after, if the destination took every MSR."""
     if not tried.carried.complete:
         return
+    # Each side's CPUID tells the physical-address width of its own processor.
+    widths = [load_profile(world.profile).maxphyaddr for world in tried.worlds]
+    prefix = "with fewer address bits, " if widths[0] > widths[1] else ""
     for before, resumed, after in tried.passages:
         if not before.entered:
             continue
-        if not resumed.entered:
+        if resumed.outcome.startswith("returns"):
+            said = f"KVM_SET_NESTED_STATE {resumed.outcome}, which userspace takes for success"
+            yield f"resume {resumed.outcome}", said
+        elif not resumed.entered:
             said = f"L2 ran, and KVM_SET_NESTED_STATE says {resumed.outcome}"
-            yield f"resume {resumed.check or resumed.outcome}", said
+            yield f"{prefix}resume {resumed.check or resumed.outcome}", said
         if not after.entered:
             said = f"VM entry, which went before, comes to {after.outcome}"
-            yield f"entry {after.check or after.outcome}", said
+            yield f"{prefix}entry {after.check or after.outcome}", said
 
 
 def usable(tried: Tried) -> Iterator[Found]:

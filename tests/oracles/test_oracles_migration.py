@@ -64,6 +64,12 @@ def with_trace(profile: Profile) -> Sequence[Attempt]:
     return (replace(attempt, vmcs=attempt.vmcs.replace({"guest_ia32_debugctl": DebugCtl.TR})),)
 
 
+def far_cr3(profile: Profile) -> Sequence[Attempt]:
+    """Return a VM entry into an L2 whose page tables are at 512 GiB."""
+    attempt = attempt_on(profile, "guest-64", nothing)
+    return (replace(attempt, vmcs=attempt.vmcs.replace({"guest_cr3": 1 << 39})),)
+
+
 def tried(
     source: Side,
     destination: Side,
@@ -207,6 +213,15 @@ def test_l2_goes_on_in_the_other_kernel() -> None:
         assert what.passages == ((Entry("entered"),) * 3,) * 2
 
 
+def test_an_l2_that_cannot_go_on_is_told_by_a_number_above_0() -> None:
+    for kernels in (("6.1", "6.12"), ("6.12", "6.1")):
+        wide = replace(on("core-i7-6700k"), profile="skylake-x")
+        sides = real(kernels[0]), real(kernels[1])
+        what = tried(*sides, wide, on("core-i7-6700k"), attempts=far_cr3)
+        assert what.carried.complete
+        assert what.passages[0][:2] == (Entry("entered"), Entry("returns 2", "guest.cr3.width"))
+
+
 def test_nested_state_of_the_model_is_taken_by_the_kernels() -> None:
     what = tried(ModelSide("6.1"), real("6.12"), on())
     assert what.passages == ((Entry("entered"),) * 3,) * 2
@@ -231,6 +246,11 @@ def shown(name: str, pair: tuple[str, str]) -> Tried:
             return tried(source, destination, on("core-i7-6700k"), attempts=with_trace)
         case "pin-must-be-1-5.18":
             return tried(source, destination, with_(with_(on(), PIN, 1 << 10), TRUE_PIN, 1 << 10))
+        case "fewer-address-bits" | "nested-state-returns-2":
+            # The same but for 40 and 39 bits.
+            narrow = on("core-i7-6700k")
+            wide = replace(narrow, profile="skylake-x")
+            return tried(source, destination, wide, narrow, attempts=far_cr3)
     raise AssertionError(f"no case shows {name}")
 
 

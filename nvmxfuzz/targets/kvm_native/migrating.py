@@ -7,17 +7,15 @@ import ctypes
 from functools import cache
 from typing import Final
 
-from nvmxfuzz.arch.events import Vector
-from nvmxfuzz.arch.registers import Rflags
 from nvmxfuzz.inputs.world import World
 from nvmxfuzz.kvm.check_sites import check_names
 from nvmxfuzz.machine.attempt import Attempt
-from nvmxfuzz.machine.outcome import FAIL_INVALID, exit_on_entry, fail_valid, fault
 from nvmxfuzz.oracles.migration import ENTERED, Entry, Saved, Side
 from nvmxfuzz.oracles.migration_cases import Migrator, model_side
 from nvmxfuzz.oracles.msr_witness import WitnessStoppedError
 from nvmxfuzz.targets.kvm_native import ioctl_numbers as io
 from nvmxfuzz.targets.kvm_native import structures as s
+from nvmxfuzz.targets.kvm_native.agreement.witness import how_it_ended
 from nvmxfuzz.targets.kvm_native.build.objects import find_object, usable
 from nvmxfuzz.targets.kvm_native.direct import Ran, l1_of
 from nvmxfuzz.targets.kvm_native.library import Library
@@ -28,9 +26,6 @@ from nvmxfuzz.targets.kvm_native.vmcs12 import Vmcs12Layout
 KERNELS: Final = ("6.1", "6.12")
 """Kernels whose KVM carries VMs here."""
 
-_ENTRY_FAILURE: Final = 1 << 31
-_BASIC_REASON: Final = 0xFFFF
-_PENDING: Final = 0x100
 _L2: Final = 1 << 0 | 1 << 1
 """KVM_STATE_NESTED_GUEST_MODE and _RUN_PENDING: L2 has been entered, and has not run."""
 
@@ -91,11 +86,12 @@ class KvmSide(KvmMsrs):
         """KVM_SET_NESTED_STATE; its checks are those of VM entry."""
         self._bring(saved.attempt)
         state = s.NestedState.from_buffer_copy(saved.image or self._image(saved))
-        error = self._call(io.KVM_SET_NESTED_STATE, ctypes.byref(state))
-        if error == 0:
+        value = self._call(io.KVM_SET_NESTED_STATE, ctypes.byref(state))
+        if value == 0:
             return Entry(ENTERED)
         checks = self.library.result().checks
-        return Entry(f"errno {-error}", _check_of(checks[0] if checks else None))
+        said = f"errno {-value}" if value < 0 else f"returns {value}"
+        return Entry(said, _check_of(checks[0] if checks else None))
 
     def _bring(self, attempt: Attempt) -> None:
         """Put L1's memory there."""
@@ -118,21 +114,8 @@ class KvmSide(KvmMsrs):
 
 
 def _entry_of(ran: Ran) -> Entry:
-    if ran.in_l2:
-        return Entry(ENTERED)
-    if ran.value == 0:
-        said = "to user space"
-    elif ran.exception & _PENDING and ran.exception & 0xFF != Vector.DB:
-        said = str(fault(ran.exception & 0xFF))
-    elif ran.rflags & Rflags.CF:
-        said = str(FAIL_INVALID)
-    elif ran.rflags & Rflags.ZF:
-        said = str(fail_valid(ran.instruction_error))
-    elif ran.exit_reason & _ENTRY_FAILURE:
-        said = str(exit_on_entry(ran.exit_reason & _BASIC_REASON, ran.exit_qualification))
-    else:
-        said = "nothing"
-    return Entry(said, _check_of(ran.check))
+    outcome, died = how_it_ended(ran)
+    return Entry(died if outcome is None else str(outcome), _check_of(ran.check))
 
 
 def _check_of(check: Check | None) -> str:

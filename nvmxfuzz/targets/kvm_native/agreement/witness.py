@@ -307,7 +307,7 @@ class EntryWitness:
         loaded.direct.run(image, launch.launch)
         ran = loaded.direct.ran()
         checks, warnings = self._traces()
-        outcome, died = _ended(ran)
+        outcome, died = how_it_ended(ran)
         real = RealEntry(
             outcome,
             died,
@@ -462,8 +462,8 @@ def _answer(outcome: Outcome, vmcs: Vmcs) -> Answer:
     return replace(VMCALL, fields={"vm_entry_intr_info_field": injected})
 
 
-def _ended(ran: Ran) -> tuple[Outcome | None, str]:
-    """Return how nested_vmx_run() ended."""
+def how_it_ended(ran: Ran) -> tuple[Outcome | None, str]:
+    """Return what nested_vmx_run() came to; where L1 sees no outcome, how the VM died instead."""
     if ran.in_l2:
         return ENTERED, ""
     if ran.value == 0:
