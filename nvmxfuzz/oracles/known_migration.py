@@ -100,7 +100,7 @@ KNOWN: Final = (
         "pin-must-be-1-5.18",
         "nested.usable",
         "(source|destination): a control must be 1 and may not",
-        _FROM_5_18,
+        (("5.18", "5.18"), *_FROM_5_18),
         "What must be 1 on the processor must be 1 for L1, offered or not.",
         "migration",
     ),

@@ -50,7 +50,8 @@ def processor_of_l1(world: MsrWorld, cpuid: GuestCpuid, values: Offer) -> Profil
     host = load_profile(world.profile)
     features = {word for word, name in _WORDS if name in cpuid.features} | _ALWAYS
     features |= host.features & _HANDED_ON
-    if (cpuid.pmu_version or 0) > 1:
+    counts = (cpuid.pmu_version or 0) > 1
+    if counts:
         features.add("perf-global-ctrl")
     return replace(
         host,
@@ -60,7 +61,7 @@ def processor_of_l1(world: MsrWorld, cpuid: GuestCpuid, values: Offer) -> Profil
         msrs=values,
         features=frozenset(features),
         debugctl_mask=None,
-        perf_global_ctrl_mask=None,
+        perf_global_ctrl_mask=host.perf_global_ctrl_mask if counts else None,
         rtit_ctl_mask=None,
         lbr_ctl_mask=None,
         spec_ctrl_mask=None,

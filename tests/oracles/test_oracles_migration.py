@@ -248,7 +248,7 @@ def shown(name: str, pair: tuple[str, str]) -> Tried:
             return tried(source, destination, with_(with_(on(), PIN, 1 << 10), TRUE_PIN, 1 << 10))
         case "fewer-address-bits" | "nested-state-returns-2":
             # The same but for 40 and 39 bits.
-            narrow = on("core-i7-6700k")
+            narrow = on("core-i7-6700k", pmu_version=2)
             wide = replace(narrow, profile="skylake-x")
             return tried(source, destination, wide, narrow, attempts=far_cr3)
     raise AssertionError(f"no case shows {name}")
