@@ -22,6 +22,7 @@ from typing import Final, Protocol, TypeAlias
 
 from nvmxfuzz.inputs.case import Order
 from nvmxfuzz.kvm import msr_vcpu as vcpus
+from nvmxfuzz.kvm.entry_run import FAIL_ENTRY, INTERNAL_ERROR, TRIPLE_FAULT, VM_BUGGED
 from nvmxfuzz.kvm.guest_cpuid import GuestCpuid
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.oracles.msr_offer import Offer, offer
@@ -32,6 +33,8 @@ Values: TypeAlias = tuple[tuple[int, int], ...]
 """MSRs with their values, in the order in which they are written."""
 
 ENTERED: Final = "entered"
+_ENDS: Final = frozenset({INTERNAL_ERROR, TRIPLE_FAULT, FAIL_ENTRY, VM_BUGGED})
+"""What a VM entry comes to that is the VM's end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,9 +209,12 @@ class Carrier:
         """Let L1 enter L2 on the source; carry the nested state; let it enter there.
 
         What comes back is the entry on the source, what KVM_SET_NESTED_STATE said, and the entry
-        on the destination, by VMRESUME if the first one launched the VMCS.
+        on the destination, by VMRESUME if the first one launched the VMCS. A VM that the first
+        entry ends is not carried.
         """
         before = self.source.enter(attempt)
+        if before.outcome in _ENDS:
+            return before, before, before
         resumed = self.destination.resume(self.source.save(attempt, before.entered))
         return before, resumed, self.destination.enter(_again(attempt, before.entered))
 
