@@ -20,6 +20,7 @@ from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.kvm_l1 import unmet
 from nvmxfuzz.oracles.migration import Carrier, Side
 from nvmxfuzz.oracles.migration_model import ModelSide
+from nvmxfuzz.oracles.migration_oracles import BREACHES
 from nvmxfuzz.oracles.migration_tries import Tried, plain_way, try_way
 from nvmxfuzz.oracles.msr_witness import MsrWorld, WitnessStoppedError
 from nvmxfuzz.oracles.oracle import Oracle
@@ -111,6 +112,15 @@ def _on_models() -> Migrator:
 def migrate(case: MigrationCase) -> Tried | None:
     """Run a case on the models."""
     return _on_models().run(case)
+
+
+def breaches(case: MigrationCase) -> tuple[str, ...]:
+    """Return "ORACLE: SITE" for each breach that a case shows on the models, known or not."""
+    tried = migrate(case)
+    if tried is None:
+        return ()
+    said = (f"{name}: {site}" for name, found in BREACHES.items() for site, _ in found(tried))
+    return tuple(dict.fromkeys(said))
 
 
 def agreement(real: Migrator, kernel: str) -> Oracle[MigrationCase, Callable[..., Tried | None]]:

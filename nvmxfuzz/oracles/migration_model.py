@@ -23,6 +23,8 @@ from nvmxfuzz.oracles.msr_witness import ModelMsrs
 _INVALID = "errno 22"
 _VMEXIT = "returns 2"
 """NVMX_VMENTRY_VMEXIT: an entry that fails behind the checks is told so, and not by an errno."""
+_USUAL_COUNTERS = 0x7_0000_000F
+"""What the targets' processors have where a profile does not tell: four counters and three."""
 _BEHIND_THE_CHECKS = frozenset({"guest.cr3.width", "guest.perf-global-ctrl.msr"})
 """What prepare_vmcs02() refuses, also where no instruction enters L2."""
 
@@ -74,4 +76,6 @@ class ModelSide(ModelMsrs):
             stepping=host.stepping,
         )
         virtual = processor_of_l1(self.world, self.vcpu.cpuid, offer(self.read()[1:]))
+        if virtual.perf_global_ctrl_mask is None and "perf-global-ctrl" in virtual.features:
+            virtual = replace(virtual, perf_global_ctrl_mask=_USUAL_COUNTERS)
         return kvm_of(self.module, entry_behaviour(self.kernel), hardware, virtual)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from nvmxfuzz.cpu.judgement import Judgement
 from nvmxfuzz.cpu.vm_entry import CHAPTER, vm_entry
-from nvmxfuzz.inputs.case import ConfigCase, EntryCase, RestoreCase
+from nvmxfuzz.inputs.case import ConfigCase, EntryCase, MigrationCase, RestoreCase
 from nvmxfuzz.inputs.expectation import (
     ACCEPTED,
     REFUSED,
@@ -17,6 +17,7 @@ from nvmxfuzz.inputs.expectation import (
     Vector,
 )
 from nvmxfuzz.kvm.hardware_setup import hardware_setup
+from nvmxfuzz.oracles import migration_cases
 from nvmxfuzz.oracles.capability_config import loading_of
 from nvmxfuzz.oracles.restore_case import breaches
 
@@ -30,6 +31,8 @@ def mismatches(vector: Vector) -> tuple[str, ...]:
         return tuple(_of_config(case, expected))
     if isinstance(case, RestoreCase) and isinstance(expected, RestoreExpectation):
         return tuple(_same("a breach", expected.breaches, breaches(case)))
+    if isinstance(case, MigrationCase) and isinstance(expected, RestoreExpectation):
+        return tuple(_same("a breach", expected.breaches, migration_cases.breaches(case)))
     return ()
 
 

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.campaign.plan import ROOT, load_harness
 from nvmxfuzz.inputs.codec import encode
-from nvmxfuzz.inputs.strategies import config_cases, entry_cases, restore_cases
+from nvmxfuzz.inputs.strategies import config_cases, entry_cases, migration_cases, restore_cases
 
 FUZZ = ROOT / "fuzz"
 VM_ENTRY = load_harness(FUZZ / "vm_entry.py")
 CAPABILITY_CONFIG = load_harness(FUZZ / "capability_config.py")
 CAPABILITY_RESTORE = load_harness(FUZZ / "capability_restore.py")
-HARNESSES = (VM_ENTRY, CAPABILITY_CONFIG, CAPABILITY_RESTORE)
+MIGRATION = load_harness(FUZZ / "migration.py")
+HARNESSES = (VM_ENTRY, CAPABILITY_CONFIG, CAPABILITY_RESTORE, MIGRATION)
 
 PROFILE = settings(
     max_examples=100,
@@ -52,6 +53,12 @@ def test_nothing_is_found_on_a_capability_config(case: object) -> None:
 @given(restore_cases())
 def test_nothing_is_found_on_a_restore(case: object) -> None:
     assert sentences(CAPABILITY_RESTORE, encode(case)) == []  # type: ignore[arg-type]
+
+
+@PROFILE
+@given(migration_cases())
+def test_nothing_is_found_on_a_migration(case: object) -> None:
+    assert sentences(MIGRATION, encode(case)) == []  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("harness", HARNESSES, ids=lambda harness: harness.name)
