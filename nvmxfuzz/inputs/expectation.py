@@ -59,7 +59,7 @@ class ConfigExpectation:
 
 @dataclass(frozen=True, slots=True)
 class RestoreExpectation:
-    """What oracles say of a restore on the model: "ORACLE: SITE" for each breach, known or not."""
+    """What oracles say of a restore or a migration on the model: "ORACLE: SITE" for each breach."""
 
     breaches: tuple[str, ...] = ()
 
@@ -84,11 +84,9 @@ def parse_expectation(table: Mapping[str, Any], harness: CaseKind) -> AnyExpecta
     """Return the expectation that the table `expect` states."""
     if harness == "capability_config":
         return _parse_config(table)
-    if harness == "capability_restore":
+    if harness in ("capability_restore", "migration"):
         values.only_keys(table, ("breaches",), "expect")
         return RestoreExpectation(_names(table, "breaches"))
-    if harness == "migration":
-        raise InputError("expect is given for a migration; leave it out, there is nothing to state")
     values.only_keys(table, ("broken", "unknown", "held", "na", "outcome"), "expect")
     return Expectation(
         broken=_names(table, "broken"),

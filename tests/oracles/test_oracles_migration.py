@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from types import MappingProxyType
 from typing import Final
@@ -14,12 +15,14 @@ import pytest
 
 from nvmxfuzz.arch.registers import DebugCtl
 from nvmxfuzz.errors import InputError
-from nvmxfuzz.inputs.case import ORDERS
+from nvmxfuzz.inputs.case import ORDERS, MigrationCase
+from nvmxfuzz.inputs.load import load_case
 from nvmxfuzz.kvm.host import DEFAULT_PARAMS, HostCpu
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.profile import Profile, load_profile
 from nvmxfuzz.oracles.known_migration import KNOWN, KnownMigration, known
 from nvmxfuzz.oracles.migration import Carried, Carrier, Entry, Saved, Side
+from nvmxfuzz.oracles.migration_cases import breaches
 from nvmxfuzz.oracles.migration_entry import attempt_on, everything, nothing
 from nvmxfuzz.oracles.migration_model import ModelSide
 from nvmxfuzz.oracles.migration_oracles import BREACHES, ORACLES
@@ -27,6 +30,7 @@ from nvmxfuzz.oracles.migration_tries import Tried, attempts_of, plain_way, try_
 from nvmxfuzz.oracles.msr_witness import MsrWorld
 from nvmxfuzz.targets.kvm_native.migrating import side
 
+ROOT: Final = Path(__file__).parents[2]
 PAIRS: Final = (("5.18", "6.1"), ("5.18", "6.12"), ("6.1", "6.12"), ("6.12", "6.1"))
 LAX: Final = replace(DEFAULT_PARAMS, error_on_inconsistent_vmcs_config=False)
 SECONDARY, EPT_VPID = 0x48B, 0x48C
@@ -265,6 +269,18 @@ def test_a_known_breach_is_still_there(entry: KnownMigration) -> None:
         assert seen, pair
 
 
+@pytest.mark.parametrize("entry", KNOWN, ids=[entry.name for entry in KNOWN])
+def test_a_known_breach_has_a_vector_and_a_page(entry: KnownMigration) -> None:
+    file = ROOT / "corpus/vectors/migration" / entry.oracle / f"{entry.name}.toml"
+    case = load_case(file.read_bytes(), str(file))
+    assert isinstance(case, MigrationCase)
+    assert case.note == entry.reason
+    pair = case.source.kernel, case.destination.kernel
+    said = (breach.partition(": ") for breach in breaches(case))
+    assert any(known(name, site, pair) is entry for name, _, site in said)
+    assert (ROOT / "docs/findings" / f"{entry.page}.md").is_file()
+
+
 def test_an_entry_covers_its_kernels_and_whole_sites_only() -> None:
     site = "refused secondary: enable ENCLS exiting"
     assert known("migration.backward", site, ("5.18", "6.1")) is not None
@@ -282,8 +298,8 @@ def test_nothing_beside_what_is_known(pair: tuple[str, str]) -> None:
             continue
         for _ in range(4):
             what = try_way(carrier, way(carrier, source), lambda p: attempts_of(p, source))  # noqa: B023 # called at once
-            for name, breaches in BREACHES.items():
-                for site, message in breaches(what):
+            for name, found_by in BREACHES.items():
+                for site, message in found_by(what):
                     assert known(name, site, pair), (name, site, message, number)
 
 
