@@ -8,7 +8,7 @@ from functools import cache
 from typing import Final
 
 from nvmxfuzz.inputs.world import World
-from nvmxfuzz.kvm.check_sites import check_names
+from nvmxfuzz.kvm.traced_checks import check_names
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.oracles.migration import ENTERED, Entry, Saved, Side
 from nvmxfuzz.oracles.migration_cases import Migrator, model_side
