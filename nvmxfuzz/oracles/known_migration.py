@@ -67,8 +67,8 @@ KNOWN: Final = (
         "|virtual-interrupt delivery)"
         "|pin-based: process posted interrupts|VM function: EPTP switching)",
         (("5.18", "6.12"), ("6.1", "6.12")),
-        "6.12 takes what the enlightened VMCS lacks out of its config; 6.1 has none that it knows "
-        "of, and 5.18 makes the MSRs from the processor's.",
+        "6.12 takes what the enlightened VMCS lacks out of its config; 6.1 leaves it in, and 5.18 "
+        "makes the MSRs from the processor's.",
         "migration-evmcs",
     ),
     KnownMigration(

@@ -33,8 +33,8 @@ from nvmxfuzz.targets.kvm_native.migrating import side
 ROOT: Final = Path(__file__).parents[2]
 PAIRS: Final = (("5.18", "6.1"), ("5.18", "6.12"), ("6.1", "6.12"), ("6.12", "6.1"))
 LAX: Final = replace(DEFAULT_PARAMS, error_on_inconsistent_vmcs_config=False)
-SECONDARY, EPT_VPID = 0x48B, 0x48C
-PIN, TRUE_PIN, ENTRY, TRUE_ENTRY = 0x481, 0x48D, 0x484, 0x490
+SECONDARY, EPT_VPID, VMFUNC = 0x48B, 0x48C, 0x491
+PIN, PIN_TRUE, ENTRY, TRUE_ENTRY = 0x481, 0x48D, 0x484, 0x490
 LOAD_PAT: Final = 1 << 32 + 14
 
 
@@ -209,6 +209,15 @@ def test_what_5_18_hands_out_the_real_kernels_refuse() -> None:
         assert not what.passages[1][2].entered
 
 
+def test_on_hyper_v_6_12_refuses_what_6_1_hands_out() -> None:
+    what = tried(real("6.1"), real("6.12"), on(on_hyperv_evmcs=True))
+    refused = {fate.index for fate in what.carried.refused}
+    assert refused == {PIN_TRUE, SECONDARY, VMFUNC}
+    assert not found("migration.backward", what)
+    assert what.passages[0] == (Entry("entered"),) * 3
+    assert not what.passages[1][2].entered
+
+
 def test_l2_goes_on_in_the_other_kernel() -> None:
     for kernels in (("6.1", "6.12"), ("6.12", "6.1")):
         what = tried(real(kernels[0]), real(kernels[1]), on())
@@ -249,7 +258,7 @@ def shown(name: str, pair: tuple[str, str]) -> Tried:
             # A processor with ENCLS exiting, so that every MSR is taken.
             return tried(source, destination, on("core-i7-6700k"), attempts=with_trace)
         case "pin-must-be-1-5.18":
-            return tried(source, destination, with_(with_(on(), PIN, 1 << 10), TRUE_PIN, 1 << 10))
+            return tried(source, destination, with_(with_(on(), PIN, 1 << 10), PIN_TRUE, 1 << 10))
         case "fewer-address-bits" | "nested-state-returns-2":
             # With ENCLS exiting, which 5.18 offers in any case; or without MPX, which it refuses.
             plain = "core-i5-3570" if pair[1] == "5.18" else "core-i7-6700k"

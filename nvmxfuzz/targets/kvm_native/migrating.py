@@ -38,19 +38,13 @@ def side(kernel: str, number: int = 0) -> KvmSide:
 
 
 def migrator(kernel: str) -> Migrator:
-    """Return what runs cases on the real KVM, where it is built; InputError if `kernel` is not.
-
-    On Hyper-V the model stands for a kernel whose object was built without the enlightened VMCS.
-    """
+    """Return what runs cases on the real KVM, where it is built; InputError if `kernel` is not."""
     real = frozenset(each for each in KERNELS if each == kernel or not usable(each))
     # All of them now: later there may be no room for them in a worker.
     sides = {(each, number): side(each, number) for each in sorted(real) for number in (0, 1)}
 
     def make(world: World, number: int) -> Side:
-        found = sides.get((world.kernel, number))
-        if found is None or (world.evmcs and not found.has_evmcs):
-            return model_side(world, number)
-        return found
+        return sides.get((world.kernel, number)) or model_side(world, number)
 
     return Migrator(make)
 
@@ -61,8 +55,6 @@ class KvmSide(KvmMsrs):
     def __init__(self, library: Library, kernel: str) -> None:
         super().__init__(library, kernel)
         self._layout = Vmcs12Layout(library)
-        self.has_evmcs: bool = not library.functions.nvmx_set_hyperv_evmcs(True)
-        """Whether the object was built with Hyper-V's enlightened VMCS."""
 
     def enter(self, attempt: Attempt) -> Entry:
         """Let nested_vmx_run() do its work; what it would run is not run."""
