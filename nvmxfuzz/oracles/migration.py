@@ -152,12 +152,12 @@ class Carried:
     @property
     def gained(self) -> frozenset[str]:
         """What the VM is offered and was not."""
-        return features(self.after) - features(self.source)
+        return _more(self.after, self.source)
 
     @property
     def lost(self) -> frozenset[str]:
         """What the VM was offered and no longer is."""
-        return features(self.source) - features(self.after)
+        return _more(self.source, self.after)
 
     def reasons(self, fate: Fate) -> tuple[str, ...]:
         """Return what of a refused value the destination lacks, by name; the check if nothing."""
@@ -165,6 +165,11 @@ class Carried:
         beyond = wanted - names_of(fate.index, self.limit[fate.index])
         missing = beyond or wanted - names_of(fate.index, self.fresh[fate.index])
         return tuple(sorted(missing)) or (fate.check,)
+
+
+def _more(one: Offer, other: Offer) -> frozenset[str]:
+    """Return what one set of MSRs offers and another does not; mostly they are the same."""
+    return frozenset() if one == other else features(one) - features(other)
 
 
 class Carrier:

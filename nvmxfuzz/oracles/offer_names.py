@@ -10,7 +10,7 @@ with the same names are the same, but for reserved bits.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final
 
 from nvmxfuzz.arch import msr
@@ -66,6 +66,7 @@ def _set_bits(value: int, area: str, table: type) -> Iterator[str]:
     return (names[position] for position in range(64) if value >> position & 1)
 
 
+@lru_cache(maxsize=4096)
 def names_of(index: int, value: int) -> frozenset[str]:
     """Return what a 64-bit value of one of 480H to 491H offers; none for another MSR."""
     if index in _CONTROLS:
