@@ -15,8 +15,10 @@ from nvmxfuzz.kvm.source import KERNELS
 from nvmxfuzz.machine.profile import load_profile
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.known_migration import known
+from nvmxfuzz.oracles.migration import Carried
 from nvmxfuzz.oracles.migration_tries import Tried, Usable
 from nvmxfuzz.oracles.msr_offer import NAMES, Found
+from nvmxfuzz.oracles.offer_names import names_of
 from nvmxfuzz.oracles.oracle import Oracle
 
 Breaches = Callable[[Tried], Iterator[Found]]
@@ -39,9 +41,17 @@ def backward(tried: Tried) -> Iterator[Found]:
             said = f"{fate.value:#x} is taken, and reads {fate.reads:#x}"
             yield f"changed {NAMES[fate.index]}", said
     if carried.complete:
-        for verb, names in (("lost", carried.lost), ("gained", carried.gained)):
-            for name in sorted(names):
-                yield f"{verb} {name}", f"{name} is {verb} though every MSR was taken"
+        yield from _changed(carried)
+
+
+def _changed(carried: Carried) -> Iterator[Found]:
+    for verb, names in (("lost", carried.lost), ("gained", carried.gained)):
+        for name in sorted(names):
+            yield f"{verb} {name}", f"{name} is {verb} though every MSR was taken"
+    for index, value in carried.source.items():
+        after = carried.after[index]
+        if value != after and names_of(index, value) == names_of(index, after):
+            yield f"changed {NAMES[index]}", f"{value:#x} is {after:#x} after the migration"
 
 
 def no_new_vmfail(tried: Tried) -> Iterator[Found]:

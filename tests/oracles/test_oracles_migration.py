@@ -346,6 +346,16 @@ class WidensInSilence(ModelSide):
         return taken
 
 
+class ChangesWhatHasNoName(ModelSide):
+    """migration.backward: a reserved control must be 1 that needed not."""
+
+    def set_msrs(self, values: tuple[tuple[int, int], ...]) -> int:
+        """Do it wrong."""
+        taken = super().set_msrs(values)
+        self.vcpu.msrs.secondary_ctls_low |= 1 << 31
+        return taken
+
+
 class RefusesToEnter(ModelSide):
     """migration.no-new-vmfail: VMRESUME fails."""
 
@@ -395,7 +405,8 @@ class EntersNothing(ModelSide):
 FAULTS: Final[tuple[tuple[str, type[ModelSide], str], ...]] = (
     ("migration.backward", RefusesEpt, "refused "),
     ("migration.backward", Forgets, "changed IA32_VMX_MISC"),
-    ("migration.backward", WidensInSilence, "gained CR4: bit 40"),
+    ("migration.backward", WidensInSilence, "gained CR4 bit 40"),
+    ("migration.backward", ChangesWhatHasNoName, "changed IA32_VMX_PROCBASED_CTLS2"),
     ("migration.no-new-vmfail", RefusesToEnter, "entry fail-valid 7"),
     ("migration.no-new-vmfail", RefusesToResume, "resume errno 22"),
     ("nested.usable", OffersTheImpossible, "destination: a control must be 1 and may not"),
