@@ -18,10 +18,10 @@ from nvmxfuzz.machine.memory import Memory
 from nvmxfuzz.machine.profile import Profile
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.kvm_l1 import unmet
-from nvmxfuzz.oracles.migration import Carrier, Side
+from nvmxfuzz.oracles.migration import Carrier, Entry, Side
 from nvmxfuzz.oracles.migration_model import ModelSide
 from nvmxfuzz.oracles.migration_oracles import BREACHES
-from nvmxfuzz.oracles.migration_tries import Tried, plain_way, try_way
+from nvmxfuzz.oracles.migration_tries import Tried, Usable, plain_way, try_way
 from nvmxfuzz.oracles.msr_witness import MsrWorld, WitnessStoppedError
 from nvmxfuzz.oracles.oracle import Oracle
 from nvmxfuzz.oracles.worlds import msr_world
@@ -152,6 +152,21 @@ def difference(ours: Tried | None, theirs: Tried | None) -> tuple[str, str] | No
         return "loading", f"KVM loads {'only' if ours else 'not'} in the model"
     for name in ("carried", "passages", "usable"):
         left, right = getattr(ours, name), getattr(theirs, name)
-        if left != right:
+        if not _alike(left, right):
             return name, f"{left} in the model, {right} in the kernels"
     return None
+
+
+def _alike(ours: object, theirs: object) -> bool:
+    """Tell whether two parts are the same, as far as the kernels tell which check failed.
+
+    Where a trace is that of several checks, it is told by the function, without a point.
+    """
+    if isinstance(ours, tuple) and isinstance(theirs, tuple):
+        return len(ours) == len(theirs) and all(map(_alike, ours, theirs))
+    if isinstance(ours, Usable) and isinstance(theirs, Usable):
+        rest = replace(ours, entry=None) == replace(theirs, entry=None)
+        return rest and _alike(ours.entry, theirs.entry)
+    if isinstance(ours, Entry) and isinstance(theirs, Entry) and theirs.check:
+        return ours.outcome == theirs.outcome and ("." not in theirs.check or ours == theirs)
+    return ours == theirs

@@ -28,6 +28,7 @@ from nvmxfuzz.oracles.migration_cases import (
     migrate,
 )
 from nvmxfuzz.oracles.migration_model import ModelSide
+from nvmxfuzz.oracles.migration_tries import Usable
 from nvmxfuzz.oracles.msr_witness import Loaded, MsrWorld, WitnessStoppedError
 
 PROFILE = load_profile("skylake-x")
@@ -142,6 +143,27 @@ def test_a_difference_to_the_real_kernels_is_found(kind: type[ModelSide], site: 
     found = oracle.check(case(attempt=broken), migrate)
     assert (found.site if found else None) == site
     assert oracle.check(case("5.18", "6.1", broken), migrate) is None
+
+
+def test_a_trace_of_several_checks_is_no_difference_and_another_check_is() -> None:
+    ours = migrate(case())
+    assert ours is not None
+    for check, outcome, same in (
+        ("nested_check_vm_execution_controls", "fail-valid 7", True),
+        ("execution.eptp.memory-type", "fail-valid 7", True),
+        ("execution.eptp.width", "fail-valid 7", False),
+        ("", "fail-valid 7", False),
+        ("nested_check_vm_execution_controls", "fail-valid 8", False),
+    ):
+        model, kernel = Entry("fail-valid 7", "execution.eptp.memory-type"), Entry(outcome, check)
+        for left, right in (
+            (replace(ours, passages=((model,) * 3,)), replace(ours, passages=((kernel,) * 3,))),
+            (
+                replace(ours, usable=(Usable(entry=model), Usable())),
+                replace(ours, usable=(Usable(entry=kernel), Usable())),
+            ),
+        ):
+            assert (difference(left, right) is None) is same
 
 
 def test_nothing_and_nothing_are_the_same() -> None:
