@@ -76,8 +76,8 @@ EXPECT = """
 verdict, none by default), `held` and `na` (some of them), `outcome` (one text or a list: exactly
 the permitted outcomes, unchecked without it). For a config: `outcome` (`"accepted"`, the default,
 or `"-EIO"`), `warnings` (all sites that warn, unchecked without it) and `[expect.config]` (words of
-the accepted config, by name). For a restore: `breaches`, what its oracles say of the model, known
-or not, each as `"ORACLE: SITE"`.
+the accepted config, by name). For a restore or a migration: `breaches`, what its oracles say of the
+model, known or not, each as `"ORACLE: SITE"`.
 """
 
 MSRS = """
