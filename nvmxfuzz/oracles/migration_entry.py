@@ -31,6 +31,8 @@ _WORDS: Final = (("pcid", "PCID"), ("sgx", "SGX"), ("mpx", "MPX"), ("lam", "LAM"
 _HANDED_ON: Final = frozenset({"long-mode", "rtm", "spec-ctrl", "bus-lock-detect"})
 _ALWAYS: Final = frozenset({"x2apic"})
 _NARROW: Final = 48
+_COUNTERS: Final = 0x7_0000_00FF
+"""Of IA32_PERF_GLOBAL_CTRL, what a vCPU can have: eight counters, and three that are fixed."""
 
 _CONTROLS: Final = (
     ("pin_based_vm_exec_control", "pin_may"),
@@ -50,9 +52,11 @@ def processor_of_l1(world: MsrWorld, cpuid: GuestCpuid, values: Offer) -> Profil
     host = load_profile(world.profile)
     features = {word for word, name in _WORDS if name in cpuid.features} | _ALWAYS
     features |= host.features & _HANDED_ON
-    counts = (cpuid.pmu_version or 0) > 1
-    if counts:
+    counters = host.perf_global_ctrl_mask
+    if (cpuid.pmu_version or 0) > 1:
         features.add("perf-global-ctrl")
+    else:
+        counters = None
     return replace(
         host,
         name="l1",
@@ -61,7 +65,7 @@ def processor_of_l1(world: MsrWorld, cpuid: GuestCpuid, values: Offer) -> Profil
         msrs=values,
         features=frozenset(features),
         debugctl_mask=None,
-        perf_global_ctrl_mask=host.perf_global_ctrl_mask if counts else None,
+        perf_global_ctrl_mask=None if counters is None else counters & _COUNTERS,
         rtit_ctl_mask=None,
         lbr_ctl_mask=None,
         spec_ctrl_mask=None,
