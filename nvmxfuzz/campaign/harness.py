@@ -26,7 +26,7 @@ from nvmxfuzz.inputs.rebase import rebase
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.oracle import Oracle
 
-SAMPLE_OF = 64
+SAMPLE_OF = 128
 """Of the inputs without new behaviour, one in so many meets the oracles. A power of two."""
 
 WITNESS_ERRORS = (

@@ -151,9 +151,13 @@ class Direct:
         """
         return self._run_l2(self.vcpu, file, self._ran)
 
-    def loop(self, file: int, below: native.Below) -> native.Loop:
-        """Return what `run_loop` needs of the vCPU and the processor below; it is for good."""
-        return native.Loop(self.vcpu, ctypes.addressof(below), self._ran, file)
+    def loop(self, file: int, below: native.Below | None) -> native.Loop:
+        """Return what `run_loop` needs of the vCPU and the processor below; it is for good.
+
+        Where nothing is below, L2 is not run.
+        """
+        place = None if below is None else ctypes.addressof(below)
+        return native.Loop(self.vcpu, place, self._ran, file)
 
     def run_loop(self, loop: native.Loop, l1: native.L1, image: bytes, launch: bool) -> int:
         """Do what `reset_l1`, `run` and, if nothing was said until then, `run_l2` do.

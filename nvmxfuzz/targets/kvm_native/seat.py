@@ -123,6 +123,7 @@ class Seat:
         self._direct = Direct(library, made.vcpu.address)
         self._in_c = BelowInC(hardware, host, library, made.vcpu.address)
         self._loop = self._direct.loop(made.vcpu.file, self._in_c.native)
+        self._software = self._direct.loop(made.vcpu.file, None)
         processor = base(default_base(host), host).processor
         self._last_l1 = processor, l1_of(processor)
         self.virtual = virtual_profile(made.vcpu, host, name)
@@ -192,8 +193,14 @@ class Seat:
         reason = self.beyond(attempt)
         if reason:
             return not_representable(reason)
-        below = self._below() if self._has_dry_run else None
-        return self._by_software(self._make_ready(attempt), attempt, below)[0]
+        if self._has_dry_run:
+            return self._by_software(self._make_ready(attempt), attempt, self._below())[0]
+        self._renew(attempt.memory.regions)
+        # The same in one call, which is the faster for it.
+        self._direct.run_loop(
+            self._software, self._l1_of(attempt), self._image(attempt), _launches(attempt)
+        )
+        return self._observation(self._direct.numbers(), self._messages())
 
     def enter_on(self, attempt: Attempt) -> Observation:
         """Return what L1 sees where the hardware, a processor like the host, executes vmcs02."""
@@ -227,19 +234,18 @@ class Seat:
         return self._port
 
     def _by_software(
-        self, image: bytes, attempt: Attempt, below: Below | None
+        self, image: bytes, attempt: Attempt, below: Below
     ) -> tuple[Observation, bool]:
         """Return what nested_vmx_run() comes to, and whether L2 is to run then."""
-        if below is not None and self._has_dry_run:
+        if self._has_dry_run:
             below.dry_run = True
             below.connect(self._library, self._vcpu.address)
         self._direct.run(image, _launches(attempt))
         ran = self._direct.numbers()
         messages = self._messages()
-        if below is not None:
-            below.dry_run = False
-            if below.gave_up:
-                return replace(below.gave_up, messages=messages), False
+        below.dry_run = False
+        if below.gave_up:
+            return replace(below.gave_up, messages=messages), False
         return self._observation(ran, messages), _runs(ran)
 
     def _to_the_end(self, image: bytes, attempt: Attempt, below: Below) -> Observation:

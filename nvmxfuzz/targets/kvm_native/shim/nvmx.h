@@ -301,7 +301,8 @@ struct nvmx_loop {
 };
 /*
  * [guarded] nvmx_reset_l1(), nvmx_run() and, where that came to an L2 that runs and nothing was
- * said on the way, nvmx_run_l2() on `below`: 1 with that, 0 without, or the -errno of it
+ * said on the way, nvmx_run_l2() on `below`: 1 with that, 0 without, or the -errno of it. Without
+ * `below` it ends there.
  */
 NVMX_API int nvmx_run_loop(const struct nvmx_loop *loop, const struct nvmx_l1 *l1,
 			   const void *vmcs12, int launch);

@@ -180,7 +180,7 @@ NVMX_API int nvmx_run_loop(const struct nvmx_loop *loop, const struct nvmx_l1 *l
 	/* As the exit left it: KVM has it at hand, and reads it here only if it comes back. */
 	nvmx_vmcs_write(nvmx_vmcs(loop->vcpu, 1), GUEST_CR3, l1->cr3);
 	nvmx_run(loop->vcpu, image, launch, loop->ran);
-	if (!runs_l2(loop->ran))
+	if (!loop->below || !runs_l2(loop->ran))
 		return 0;
 	shim_next_case();
 	nvmx_set_below(loop->below);
