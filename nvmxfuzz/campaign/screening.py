@@ -6,10 +6,14 @@ once more that a VM entry fails. So KVM goes first, and what it does decides:
 
 - It enters: the rules judge each attempt. This is where a missed check shows. One in three inputs
   is an attempt that was judged before, in other bytes, and of which they would say the same.
-- It does not get over it (a warning, a BUG, an exit to user space): they judge, each time.
-- It refuses, or no L1 can bring the attempt before it: they judge if KVM has not refused so before
-  (its outcome and the checks that failed, on one processor), and else one in `JUDGED_OF`, chosen by
-  a checksum as the sample for all oracles is. A refusal that the rules do not share is found later.
+- It does not get over it (a warning, a BUG, an exit to user space): they judge, each time. So they
+  do what comes as a text, whose processor has only its name in common with others.
+- It refuses and names no check, as it does for an MSR that it cannot load: likewise each attempt,
+  since one such refusal looks as another one.
+- It refuses by a check, or no L1 can bring the attempt before it: they judge if KVM has not refused
+  so before (its outcome and the checks that failed, on one processor), and else one in `JUDGED_OF`,
+  chosen by a checksum as the sample for all oracles is. A refusal that the rules do not share is
+  found later.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from typing import Final
 from zlib import crc32
 
 from nvmxfuzz.inputs.case import EntryCase
+from nvmxfuzz.inputs.parts import is_text
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.outcome import ENTERED
 from nvmxfuzz.oracles.kvm_entry import harm
@@ -47,9 +52,10 @@ class Screening:
     def is_due(self, case: EntryCase, data: bytes) -> bool:
         """Run KVM on the case of an input; return whether the rules are to judge it."""
         seen = self._run(case.attempt)
-        if harm(seen):
+        # An input that is a text may describe a processor of its own, whatever its name.
+        if harm(seen) or is_text(data):
             return True
-        if seen.outcome == ENTERED:
+        if seen.outcome == ENTERED or (seen.outcome and not seen.messages):
             return self._is_another(case.attempt) or is_chosen(data)
         kind = (case.profile.name, seen.outcome, seen.reason, seen.messages)
         if kind not in self._known and len(self._known) < _MOST_KNOWN:

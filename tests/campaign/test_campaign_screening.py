@@ -128,6 +128,18 @@ def test_an_attempt_that_was_judged_is_judged_again_only_by_the_sample(tmp_path:
     assert (ran.judged, ran.seen[NO_MISSED_CHECK]) == (3, 1)
 
 
+def test_a_processor_that_has_the_name_of_another_one_is_judged(tmp_path: Path) -> None:
+    def misses(attempt: Attempt) -> Observation | None:
+        return observed(ENTERED) if attempt.vmcs.host_cr3 >> 52 else None
+
+    narrow = replace(PROFILE, note="another one", maxphyaddr=PROFILE.maxphyaddr - 1)
+    wide = entry(host_cr3=1 << PROFILE.maxphyaddr - 1)
+    own = replace(wide, attempt=replace(wide.attempt, profile=narrow))
+    enters = observed(ENTERED)
+    ran = Ran([wide, own], lambda _: enters, tmp_path)
+    assert (ran.judged, ran.seen[NO_MISSED_CHECK]) == (2, 1)
+
+
 def test_a_missed_check_is_found_each_time_it_shows(tmp_path: Path) -> None:
     def misses(attempt: Attempt) -> Observation | None:
         return observed(ENTERED) if attempt.vmcs.host_cr3 >> 60 else None
@@ -148,6 +160,13 @@ def test_an_overreach_that_looks_like_an_honest_refusal_is_found_by_the_sample(
     wrong = [entry(tsc_offset=ODD, guest_rsp=n) for n in range(128)]
     ran = Ran([*REFUSALS, *wrong], lambda a: REFUSED if odd(a) else None, tmp_path)
     assert 1 <= ran.seen[NO_OVERREACH] < len(wrong) // 2
+
+
+def test_an_overreach_that_names_no_check_is_found_each_time(tmp_path: Path) -> None:
+    silent = observed(exit_on_entry(34, 1))
+    wrong = [entry(tsc_offset=ODD, guest_rsp=n) for n in range(20)]
+    ran = Ran([*REFUSALS, *wrong], lambda a: silent if odd(a) else None, tmp_path)
+    assert ran.seen[NO_OVERREACH] == len(wrong)
 
 
 def test_what_kvm_does_not_get_over_is_found_each_time(tmp_path: Path) -> None:
