@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Random choices that cost nothing to begin: the mutator begins anew with a seed for each input.
 
-`random.Random` takes 10 us to seed, as long as a mutation. This generator (a multiplicative
-congruential one, mixed at its end) has 64 bits of state, which is plenty for a dozen of choices.
+`random.Random` takes 10 us to seed, as long as a mutation. This generator (a counter, mixed as in
+SplitMix64) has 64 bits of state, which is plenty for a dozen of choices.
 """
 
 from __future__ import annotations
