@@ -302,9 +302,10 @@ class Seat:
         for start, data in regions:
             self._memory.write(start, data)
         if regions == self._before and not self._usual:
-            self._usual, empty = regions, self._fresh
-            self._fresh = empty.keep()
-            empty.discard()
+            # There may be no room for one more snapshot: then they are not in the one there is.
+            kept = self._fresh.keep()
+            self._fresh.discard()
+            self._fresh, self._usual = kept, regions
         self._before = regions
 
     def _make_ready(self, attempt: Attempt) -> bytes:

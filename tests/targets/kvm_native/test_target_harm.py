@@ -10,8 +10,10 @@ from dataclasses import replace
 
 import pytest
 
+from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.bases import base
 from nvmxfuzz.machine.attempt import Attempt
+from nvmxfuzz.machine.memory import Memory
 from nvmxfuzz.machine.outcome import ENTERED
 from nvmxfuzz.machine.profile import Profile, load_profile
 from nvmxfuzz.reports.observation_text import end_text
@@ -112,3 +114,26 @@ def test_what_is_said_on_the_way_to_the_end_is_printed_once() -> None:
         f"    in the end: {ENTERED}\n        WARN c.c:1"
     )
     assert "a in b" in end_text(observed(ENTERED), died("BUG at x.c:1", (check,)))
+
+
+def test_without_room_for_a_snapshot_memory_is_still_that_of_the_attempt(
+    library: Library, built: BuiltObject
+) -> None:
+    plain = base("guest-64", HOST)
+    first, other = (
+        replace(plain, memory=Memory(((0x5000, bytes([value]) * 16),))) for value in (1, 2)
+    )
+    with KvmTarget(built.kernel, load=lambda: library) as target:
+        target.run(first)
+        taken = []
+        with pytest.raises(InputError, match="there are 64 snapshots"):
+            while True:
+                taken.append(library.snapshot())
+        with pytest.raises(InputError, match="there are 64 snapshots"):
+            target.run(first)
+        for number in taken:
+            library.discard(number)
+        seat = target._seat(HOST)  # noqa: SLF001 # what KVM reads is seen nowhere else
+        for attempt, value in ((first, 1), (other, 2), (first, 1), (first, 1)):
+            target.run(attempt)
+            assert seat._memory.read(0x5000, 16) == bytes([value]) * 16  # noqa: SLF001
