@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from random import Random
 
+import pytest
+
 from nvmxfuzz.machine.profile import load_profile
 from nvmxfuzz.targets.kvm_native.hardware import hardware_of
 from nvmxfuzz.targets.kvm_native.library import Library
@@ -107,6 +109,24 @@ def test_snapshots_that_are_alike_keep_what_differs(library: Library) -> None:
         assert content(ranges) == kept[number]
 
 
+def test_memory_of_one_size_that_is_cut_otherwise_is_not_alike(library: Library) -> None:
+    kept = {}
+    for number, sizes in enumerate(((40, 50, 60), (50, 40, 60), (40, 60, 50)), 1):
+        library.restore()
+        HARDWARE.install(library)
+        ranges = [(library.call("nvmx_guest_ram", n * PAGE), n * PAGE) for n in sizes]
+        for start, size in ranges:
+            ctypes.memset(start, number, size)
+        kept[library.snapshot()] = (number, ranges)
+    # The first one is watched, then each follows each.
+    for number in (*list(kept)[:1] * 3, *kept, *reversed(kept), *kept):
+        library.restore(number)
+        value, ranges = kept[number]
+        assert content(ranges) == [bytes([value]) * size for _, size in ranges]
+        for start, size in ranges:
+            ctypes.memset(start, 0xEE, size)
+
+
 def test_two_instances_do_not_take_each_others_faults(library_path: Path) -> None:
     rng = Random(3)
     made = []
@@ -142,9 +162,58 @@ print("alive")
 """
 
 
-def test_a_handler_that_comes_later_is_no_harm(library_path: Path) -> None:
+EARLY = """
+import faulthandler, sys
+from pathlib import Path
+
+faulthandler.enable()
+from nvmxfuzz.targets.kvm_native.library import Library
+
+library = Library(Path(sys.argv[1]))
+number = library.snapshot()
+for _ in range(3):
+    library.restore(number)
+# As the interpreter does at its end: the handlers are those that were there before.
+faulthandler.disable()
+print("alive")
+"""
+
+CROWDED = """
+import ctypes, mmap, sys
+from pathlib import Path
+from nvmxfuzz.targets.kvm_native.library import Library
+
+SIZE = 4 << 20
+library = Library(Path(sys.argv[1]))
+start = library.call("nvmx_guest_ram", SIZE)
+ctypes.memset(start, 7, SIZE)
+before = ctypes.string_at(start, SIZE)
+number = library.snapshot()
+for _ in range(3):
+    library.restore(number)
+# As many mappings as a process may have: every second page of a large one is another.
+most = int(Path("/proc/sys/vm/max_map_count").read_text()) + 1
+libc = ctypes.CDLL(None, use_errno=True)
+room = mmap.mmap(-1, most * mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)
+first = ctypes.addressof(ctypes.c_char.from_buffer(room))
+for page in range(0, most, 2):
+    if libc.mprotect(ctypes.c_void_p(first + page * mmap.PAGESIZE), mmap.PAGESIZE, mmap.PROT_READ):
+        break
+else:
+    sys.exit("there was room")
+for _ in range(3):
+    for at in range(0, SIZE, 3 * mmap.PAGESIZE):
+        ctypes.memset(start + at, 1, 1)
+    library.restore(number)
+    assert libc.memcmp(ctypes.c_void_p(start), before, SIZE) == 0
+print("alive")
+"""
+
+
+@pytest.mark.parametrize("program", [LATE, EARLY, CROWDED])
+def test_a_process_goes_on_and_ends_as_any(library_path: Path, program: str) -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", LATE, library_path],
+        [sys.executable, "-c", program, library_path],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

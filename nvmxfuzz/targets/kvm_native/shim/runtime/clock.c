@@ -52,7 +52,7 @@ static void tick(void)
 	watch.call = guard.calls;
 	if (watch.idle > IDLE)
 		set_interval(0);
-	if (nvmx_seconds && watch.ticks > nvmx_seconds * TICKS) {
+	if (nvmx_seconds && watch.ticks > nvmx_seconds * TICKS && !touched_is_noting()) {
 		unblock();	/* the jump does not */
 		stop(NVMX_TIME, "no end within %u seconds", nvmx_seconds);
 	}

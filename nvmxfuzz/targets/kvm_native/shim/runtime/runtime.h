@@ -58,6 +58,7 @@ void touched_begin(void);	/* from now on it is known which pages are written, if
 int touched_end(void);		/* and no longer */
 int touched_is_known(void);
 int touched_fault(const void *address, uint64_t error);
+int touched_is_noting(void);	/* a call may not be ended now: a page would be forgotten */
 int touched_join(const char *copy, const char *other);
 void touched_restore(const char *copy);
 int faults_go_to(const struct sigaction *action, void *handler);

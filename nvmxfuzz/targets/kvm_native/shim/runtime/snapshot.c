@@ -346,6 +346,17 @@ static const struct snapshot *any_member(void)
 	return NULL;
 }
 
+/* Blocks of the same total may be cut otherwise: their guard pages stand elsewhere then. */
+static int has_blocks_of(const struct arena *one, const struct arena *other)
+{
+	uint32_t i;
+
+	for (i = 0; i < one->large_blocks; i++)
+		if (one->large[i].start != other->large[i].start)
+			return 0;
+	return one->large_used == other->large_used && one->large_blocks == other->large_blocks;
+}
+
 static int has_shape_of(const struct arena *one, const struct arena *other)
 {
 	int class;
@@ -353,8 +364,7 @@ static int has_shape_of(const struct arena *one, const struct arena *other)
 	for (class = 0; class < CLASSES; class++)
 		if (one->class[class].used != other->class[class].used)
 			return 0;
-	return one->small_used == other->small_used && one->large_used == other->large_used &&
-	       one->large_blocks == other->large_blocks;
+	return one->small_used == other->small_used && has_blocks_of(one, other);
 }
 
 static int is_member(struct snapshot *snapshot)

@@ -32,6 +32,7 @@ KEPT static struct pieces always = { 0 };
 KEPT static struct pieces written = { 0 };	/* pages, in this epoch */
 KEPT static uint32_t restores = 0;
 KEPT static int active = 0, overflowed = 0;
+KEPT static volatile int noting = 0;	/* a page is writable, and not noted yet */
 KEPT static void *known_handler = NULL;
 
 static void add(struct pieces *pieces, char *at, uint64_t offset, uint64_t size)
@@ -141,6 +142,12 @@ int touched_end(void)
 	return was_active ? protect(PROT_READ | PROT_WRITE) : 0;
 }
 
+/* The end of the process writes here once more, when ours may be no handler any more. */
+__attribute__((destructor)) static void let_go(void)
+{
+	touched_end();
+}
+
 /* Somebody may have put another handler before ours, to whom writing is a crash. */
 int touched_is_known(void)
 {
@@ -161,20 +168,34 @@ static const struct piece *run_of(const char *page)
 	return NULL;
 }
 
+int touched_is_noting(void)
+{
+	return noting;
+}
+
+static int note_page(const struct piece *run, char *page)
+{
+	if (mprotect(page, PAGE, PROT_READ | PROT_WRITE))
+		overflowed = 1;		/* the process has as many mappings as it may have */
+	else
+		add(&written, page, run->offset + (page - run->at), PAGE);
+	/* Else what is written from now on cannot be noted. */
+	return !overflowed || !protect(PROT_READ | PROT_WRITE);
+}
+
 /* 1: the fault was the first write to a page, which can go on now. */
 int touched_fault(const void *address, uint64_t error)
 {
 	char *page = (char *)((uint64_t)address & -PAGE);
 	const struct piece *run = active && error & IS_WRITE ? run_of(page) : NULL;
+	int goes_on;
 
 	if (!run || find(&written, page) || find(&always, page))
 		return 0;
-	if (mprotect(page, PAGE, PROT_READ | PROT_WRITE))
-		return 0;
-	add(&written, page, run->offset + (page - run->at), PAGE);
-	if (overflowed)		/* what is written from now on cannot be noted */
-		protect(PROT_READ | PROT_WRITE);
-	return 1;
+	noting = 1;
+	goes_on = note_page(run, page);
+	noting = 0;
+	return goes_on;
 }
 
 static int differs(const struct piece *run, uint64_t at, const char *copy, const char *other)
