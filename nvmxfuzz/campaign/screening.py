@@ -10,10 +10,10 @@ once more that a VM entry fails. So KVM goes first, and what it does decides:
   do what comes as a text, whose processor has only its name in common with others.
 - It refuses and names no check, as it does for an MSR that it cannot load: likewise each attempt,
   since one such refusal looks as another one.
-- It refuses by a check, or no L1 can bring the attempt before it: they judge if KVM has not refused
-  so before (its outcome and the checks that failed, on one processor), and else one in `JUDGED_OF`,
-  chosen by a checksum as the sample for all oracles is. A refusal that the rules do not share is
-  found later.
+- It refuses by a check: they judge if KVM has not refused so before (its outcome and the checks
+  that failed, on one processor), and else one in `JUDGED_OF`, chosen by a checksum as the sample
+  for all oracles is. A refusal that the rules do not share is found later.
+- No L1 can bring the attempt before it: one in `JUDGED_OF`, since KVM has done nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from nvmxfuzz.inputs.case import EntryCase
 from nvmxfuzz.inputs.parts import is_text
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.outcome import ENTERED
-from nvmxfuzz.oracles.kvm_entry import harm
+from nvmxfuzz.oracles.kvm_entry import harm, kind_of
 from nvmxfuzz.targets.base import Observation
 
 JUDGED_OF: Final = 8
@@ -34,7 +34,7 @@ JUDGED_OF: Final = 8
 `harness.SAMPLE_OF`: what all oracles look at is judged."""
 
 _MOST_KNOWN: Final = 1 << 16
-"""Kinds of refusals that are told apart; there are some thousands."""
+"""Kinds of refusals that are told apart; there are some hundreds."""
 
 _MOST_JUDGED: Final = 1 << 13
 """Attempts that are kept to be known again: some 20 MiB."""
@@ -55,9 +55,11 @@ class Screening:
         # An input that is a text may describe a processor of its own, whatever its name.
         if harm(seen) or is_text(data):
             return True
-        if seen.outcome == ENTERED or (seen.outcome and not seen.messages):
+        if seen.outcome is None:
+            return is_chosen(data)
+        if seen.outcome == ENTERED or not seen.messages:
             return self._is_another(case.attempt) or is_chosen(data)
-        kind = (case.profile.name, seen.outcome, seen.reason, seen.messages)
+        kind = (case.profile.name, kind_of(seen.outcome), seen.messages)
         if kind not in self._known and len(self._known) < _MOST_KNOWN:
             self._known.add(kind)
             return True

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nvmxfuzz.campaign import second_witness
+from nvmxfuzz.campaign import screening, second_witness
 from nvmxfuzz.campaign.events import Found, Progress, WorkerEvent
 from nvmxfuzz.campaign.harness import SAMPLE_OF, Harness, Verdicts
 from nvmxfuzz.campaign.last_input import LastInput
@@ -24,7 +24,7 @@ from nvmxfuzz.machine.outcome import ENTERED, exit_on_entry
 from nvmxfuzz.machine.profile import Profile, load_profile
 from nvmxfuzz.oracles.known_kvm import tables_of
 from nvmxfuzz.oracles.kvm_entry import NO_MISSED_CHECK, NO_OVERREACH, SURVIVES
-from nvmxfuzz.targets.base import Message, Observation, died, observed
+from nvmxfuzz.targets.base import Message, Observation, died, not_representable, observed
 
 PROFILE = load_profile("kvm-6.12-skylake-x")
 TABLES = tables_of("kvm-6.12")
@@ -81,10 +81,14 @@ class Ran:
         self.judged = 0
         self.events: list[WorkerEvent] = []
         self._execute(self._counted(harness), cases, folder)
-        found = [each.finding for each in self.events if isinstance(each, Found)]
+        found = [each.finding for each in self.found()]
         last = [each for each in self.events if isinstance(each, Progress)][-1]
         counts = dict(last.sightings)
         self.seen = {each.oracle: counts[each.identity] for each in found}
+
+    def found(self) -> list[Found]:
+        """Return the findings, in their order."""
+        return [each for each in self.events if isinstance(each, Found)]
 
     def _counted(self, harness: Harness) -> Harness:
         def verdicts(_case: object, result: Verdicts) -> Verdicts:
@@ -154,6 +158,29 @@ def test_an_overreach_with_a_check_of_its_own_is_found_at_once(tmp_path: Path) -
     assert ran.seen[NO_OVERREACH] == 1
 
 
+def test_nothing_uses_up_the_kinds_that_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screening, "_MOST_KNOWN", 4)
+
+    def says(attempt: Attempt) -> Observation | None:
+        number = attempt.vmcs.tsc_offset
+        if number == ODD:
+            return observed(exit_on_entry(33, 0), (Message("CC(own) in f", "CC(own) in f"),))
+        if number % 2:
+            return not_representable(f"L1 has no memory at {number:#x}")
+        return observed(exit_on_entry(34, number), SAID)
+
+    many = [entry(tsc_offset=n) for n in range(64)]
+    encode = load_harness(harness_file("vm_entry")).encode
+    odd_ones = (entry(tsc_offset=ODD, guest_rsp=n) for n in range(64))
+    unchosen = next(case for case in odd_ones if not screening.is_chosen(encode(case)))
+    ran = Ran([*many, *REFUSALS, unchosen], says, tmp_path)
+    assert ran.judged < len(many) // 2
+    assert ran.seen[NO_OVERREACH] >= 1
+    assert any("CC(own) in f" in each.finding.message for each in ran.found())
+
+
 def test_an_overreach_that_looks_like_an_honest_refusal_is_found_by_the_sample(
     tmp_path: Path,
 ) -> None:
@@ -181,8 +208,7 @@ def test_what_kvm_does_not_get_over_is_found_each_time(tmp_path: Path) -> None:
 def test_the_same_inputs_come_to_the_same(tmp_path: Path) -> None:
     wrong = [entry(tsc_offset=ODD, guest_rsp=n) for n in range(64)]
 
-    def events() -> list[WorkerEvent]:
-        ran = Ran([*REFUSALS, *wrong], lambda a: REFUSED if odd(a) else None, tmp_path)
-        return [each for each in ran.events if isinstance(each, Found)]
+    def found() -> list[Found]:
+        return Ran([*REFUSALS, *wrong], lambda a: REFUSED if odd(a) else None, tmp_path).found()
 
-    assert events() == events() != []
+    assert found() == found() != []
