@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 
+from nvmxfuzz.arch.registers import Cr4
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.bases import base
 from nvmxfuzz.machine.attempt import Attempt
@@ -140,3 +141,15 @@ def test_without_room_for_a_snapshot_memory_is_still_that_of_the_attempt(
         for attempt, value in ((first, 1), (other, 2), (first, 1), (first, 1)):
             target.run(attempt)
             assert seat._memory.read(0x5000, 16) == bytes([value]) * 16
+
+
+def test_a_warning_of_an_l1_that_cannot_be_is_none_of_its_entry(
+    library: Library, built: BuiltObject
+) -> None:
+    """IA-32e mode without PAE: KVM warns of it while L1 is put into that state."""
+    attempt = base("guest-64", HOST)
+    without_pae = replace(attempt.processor, cr4=attempt.processor.cr4 & ~Cr4.PAE)
+    for target in (KvmTarget(built.kernel), KvmTarget(built.kernel, load=lambda: library)):
+        for run in (target.run, target.on_hardware):
+            said = run(replace(attempt, processor=without_pae)).messages
+            assert [each.text for each in said if "WARN" in each.text] == []
