@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from nvmxfuzz.arch import msr
+from nvmxfuzz.kvm.guest_cpuid import GuestCpuid
 from nvmxfuzz.kvm.source import find_kernel
 from nvmxfuzz.kvm.vmcs_config import VmcsConfig, setup_vmcs_config
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.known_restore import known
+from nvmxfuzz.oracles.migration_entry import contradictions, processor_of_l1, satisfying
 from nvmxfuzz.oracles.msr_offer import EMULATED, NAMES, Found, Offer, flaws, offer, wider
 from nvmxfuzz.oracles.msr_witness import (
     VMX_MSRS,
@@ -62,7 +64,7 @@ def _failed(step: Step, result: int | None) -> bool:
     return not isinstance(step, Rdmsr) and result != 0
 
 
-# ---------------------------------------------------------------------- the seven
+# ---------------------------------------------------------------------- the eight
 
 
 def round_trip(steps: Sequence, witness: MsrWitness) -> Iterator[Found]:
@@ -197,16 +199,41 @@ def within_config(steps: Sequence, witness: MsrWitness) -> Iterator[Found]:
             yield f"system: {site}", message
     for site, message in flaws(system):
         yield f"system: {site}", message
-    witness.renew()
-    written = False
-    for step in steps:
-        result = step.on(witness)
-        if isinstance(step, SetMsrs | RestoreMsr):
-            written = written or not _failed(step, result) or isinstance(step, SetMsrs)
+    place, _ = _settled(steps, witness)
     values = witness.read()[1:]
     if values:
         for site, message in flaws(offer(values)):
-            yield f"{'written' if written else 'vcpu'}: {site}", message
+            yield f"{place}: {site}", message
+
+
+def usable(steps: Sequence, witness: MsrWitness) -> Iterator[Found]:
+    """Some VMCS satisfies what L1 is offered in the end, as far as the rules of VM entry go."""
+    place, cpuid = _settled(steps, witness)
+    values = witness.read()[1:]
+    if not values or cpuid is None:
+        return
+    processor = processor_of_l1(witness.world, cpuid, offer(values))
+    against = tuple(contradictions(processor))
+    for what in against:
+        yield f"{place}: {what}", f"{what} in what L1 is offered in the end"
+    if not against and satisfying(processor) is None:
+        yield f"{place}: no VMCS is found that the rules permit", "L1 can enter no L2 in the end"
+
+
+def _settled(steps: Sequence, witness: MsrWitness) -> tuple[str, GuestCpuid | None]:
+    """Live through it; return "written" if a VMX MSR was, else "vcpu"; and the CPUID."""
+    witness.renew()
+    place, cpuid = "vcpu", None
+    for step in steps:
+        result = step.on(witness)
+        if isinstance(step, SetMsrs):
+            if any(index != _FEATURE_CONTROL for index, _ in step.values[: result or 0]):
+                place = "written"
+        elif isinstance(step, RestoreMsr) and result == 0:
+            place = "written"
+        elif isinstance(step, SetCpuid) and result == 0:
+            cpuid = step.cpuid
+    return place, cpuid
 
 
 def beyond_config(system: Offer, config: VmcsConfig) -> Iterator[Found]:
@@ -239,6 +266,7 @@ BREACHES: Final[dict[str, Breaches]] = {
     "restore.idempotent": idempotent,
     "restore.survives-cpuid": survives_cpuid,
     "nested.within-config": within_config,
+    "nested.usable": usable,
 }
 """Every breach that a sequence shows, those that are known too."""
 

@@ -34,6 +34,17 @@ _FROM_5_18: Final[tuple[Pair, ...]] = (("5.18", "6.1"), ("5.18", "6.12"))
 _VERSIONS: Final = ("5.18", "6.1", "6.12")
 _EVERY: Final[tuple[Pair, ...]] = tuple((one, other) for one in _VERSIONS for other in _VERSIONS)
 
+ADDRESS_CHECKS: Final = (
+    *("execution.io-bitmap-a.address", "execution.io-bitmap-b.address"),
+    *("execution.msr-bitmap.address", "execution.virtual-apic.address"),
+    *("execution.apic-access.address", "execution.pml.address", "execution.eptp-list.address"),
+    *("execution.vmread-bitmap.address", "execution.vmwrite-bitmap.address"),
+    *("execution.posted-interrupts.descriptor", "execution.eptp.reserved"),
+    *("exit.msr-store.area", "exit.msr-load.area", "entry.msr-load.area", "msr-load.msr.writable"),
+    *("host.cr3.width", "guest.cr3.width", "guest.pdptes.valid", "guest.link-pointer.address"),
+)
+"""The checks of KVM that look at the physical-address width; of MSRs those of the MTRRs have it."""
+
 KNOWN: Final = (
     KnownMigration(
         "encls-exiting-5.18",
@@ -83,7 +94,7 @@ KNOWN: Final = (
     KnownMigration(
         "fewer-address-bits",
         "migration.no-new-vmfail",
-        "with fewer address bits, (resume|entry) .*",
+        f"with fewer address bits, (resume|entry) ({'|'.join(map(re.escape, ADDRESS_CHECKS))})",
         _EVERY,
         "Userspace that gives a VM the address width of the destination changes its processor.",
         "migration",

@@ -224,16 +224,39 @@ KNOWN: Final = (
     KnownBreach(
         "unset-is-unsound",
         "nested.within-config",
-        r"vcpu: IA32_VMX_(BASIC size|(PINBASED|PROCBASED|EXIT|ENTRY)_CTLS must-be-1)",
+        r"vcpu: IA32_VMX_"
+        r"(BASIC size|VMCS_ENUM highest|(PINBASED|PROCBASED|EXIT|ENTRY)_CTLS must-be-1)",
         ("6.12",),
         "With the quirk off MSRs start at 0: userspace has to write them.",
     ),
     KnownBreach(
         "unsound-values-are-taken",
         "nested.within-config",
-        rf"written: ({_MSR} (size|memory-type|must-be-1|fixed)|incomplete [a-z-]+|pair \w+)",
+        rf"written: ({_MSR} (size|memory-type|must-be-1|fixed|highest)"
+        r"|incomplete [a-z-]+|pair \w+)",
         _ALL,
         "A value is held bit by bit against what KVM offers, never against the other values.",
+    ),
+    KnownBreach(
+        "unusable-values-are-taken",
+        "nested.usable",
+        r"written: (a control must be 1 and may not|no value of CR[04] is legal)",
+        _ALL,
+        "See unsound-values-are-taken: what must be 1 may be taken away.",
+    ),
+    KnownBreach(
+        "pin-must-be-1-cannot-be-met",
+        "nested.usable",
+        "vcpu: a control must be 1 and may not",
+        ("5.18",),
+        "See pin-must-be-1-of-hardware: no VMCS satisfies it.",
+    ),
+    KnownBreach(
+        "unset-cannot-be-met",
+        "nested.usable",
+        "vcpu: a control must be 1 and may not",
+        ("6.12",),
+        "See unset-is-unsound: the default1 controls must be 1, and none may.",
     ),
 )
 

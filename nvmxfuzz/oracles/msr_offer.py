@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 
 from nvmxfuzz.arch import msr
 from nvmxfuzz.arch.controls import Pin, Primary, Secondary, VmEntry, VmExit
+from nvmxfuzz.arch.fields import FIELD_BY_NAME
 from nvmxfuzz.arch.vmx_msr import VmxBasic, VmxMisc
 from nvmxfuzz.oracles.capability_promises import PAIRS, VIRTUAL_APIC
 
@@ -38,6 +39,28 @@ _FIXED: Final = (
 _MISC_NUMBERS: Final = VmxMisc.CR3_TARGETS | VmxMisc.MAX_MSR_LIST | VmxMisc.PREEMPTION_TIMER_RATE
 _BASIC_NUMBERS: Final = VmxBasic.REVISION_ID | VmxBasic.REGION_SIZE | VmxBasic.MEMORY_TYPE
 _HIGHEST_INDEX: Final = 0x3FE
+_LAST_OF_ALL: Final = FIELD_BY_NAME["guest_sysenter_cs"]
+"""Of the fields that every processor has, the one with the highest index."""
+_FIELDS: Final = tuple(
+    (index, control, FIELD_BY_NAME[name])
+    for index, control, name in (
+        (
+            msr.MSR_IA32_VMX_TRUE_PINBASED_CTLS,
+            Pin.ACTIVATE_VMX_PREEMPTION_TIMER,
+            "vmx_preemption_timer_value",
+        ),
+        (
+            msr.MSR_IA32_VMX_TRUE_PROCBASED_CTLS,
+            Primary.ACTIVATE_TERTIARY_CONTROLS,
+            "tertiary_vm_exec_control",
+        ),
+        (msr.MSR_IA32_VMX_PROCBASED_CTLS2, Secondary.ENABLE_XSAVES_XRSTORS, "xss_exit_bitmap"),
+        (msr.MSR_IA32_VMX_PROCBASED_CTLS2, Secondary.ENABLE_ENCLS_EXITING, "encls_exiting_bitmap"),
+        (msr.MSR_IA32_VMX_PROCBASED_CTLS2, Secondary.USE_TSC_SCALING, "tsc_multiplier"),
+        (msr.MSR_IA32_VMX_TRUE_ENTRY_CTLS, VmEntry.LOAD_CET_STATE, "guest_intr_ssp_table"),
+    )
+)
+"""An MSR, a control of it, and a field with a higher index that is there where it may be 1."""
 
 
 def offer(values: tuple[int, ...]) -> Offer:
@@ -111,6 +134,7 @@ def flaws(value: Offer) -> Iterator[Found]:
         if value[fixed0] & ~value[fixed1]:
             yield f"{NAMES[fixed0]} fixed", f"{value[fixed0] & ~value[fixed1]:#x} has no value"
     yield from _unsound_basic(value[msr.MSR_IA32_VMX_BASIC])
+    yield from _unsound_enum(value)
     yield from _incomplete(value)
 
 
@@ -121,6 +145,16 @@ def _unsound_basic(basic: int) -> Iterator[Found]:
     kind = (basic & VmxBasic.MEMORY_TYPE) >> 50
     if kind not in (0, 6):
         yield "IA32_VMX_BASIC memory-type", f"memory type {kind}"
+
+
+def _unsound_enum(value: Offer) -> Iterator[Found]:
+    """VMCS_ENUM against the fields that exist; it may tell of more than those."""
+    last, told = _LAST_OF_ALL, (value[msr.MSR_IA32_VMX_VMCS_ENUM] & _HIGHEST_INDEX) >> 1
+    for index, control, field in _FIELDS:
+        if value[index] >> 32 & control and field.index > last.index:
+            last = field
+    if told < last.index:
+        yield "IA32_VMX_VMCS_ENUM highest", f"{told:#x}, and there is the field {last.name}"
 
 
 def _incomplete(value: Offer) -> Iterator[Found]:
