@@ -40,10 +40,12 @@ ADDRESS_CHECKS: Final = (
     *("execution.apic-access.address", "execution.pml.address", "execution.eptp-list.address"),
     *("execution.vmread-bitmap.address", "execution.vmwrite-bitmap.address"),
     *("execution.posted-interrupts.descriptor", "execution.eptp.reserved"),
-    *("exit.msr-store.area", "exit.msr-load.area", "entry.msr-load.area", "msr-load.msr.writable"),
+    *("exit.msr-store.area", "exit.msr-load.area", "entry.msr-load.area"),
     *("host.cr3.width", "guest.cr3.width", "guest.pdptes.valid", "guest.link-pointer.address"),
 )
-"""The checks of KVM that look at the physical-address width; of MSRs those of the MTRRs have it."""
+"""The checks of KVM that look at the physical-address width."""
+_MSR_LOADING: Final = r"entry exit 34 qualification \d+"
+"""An entry of L1's MSR-load list is refused; no check says which MSR."""
 
 KNOWN: Final = (
     KnownMigration(
@@ -85,16 +87,55 @@ KNOWN: Final = (
     KnownMigration(
         "debugctl-5.18",
         "migration.no-new-vmfail",
-        "(resume|entry) guest.debugctl.supported",
+        r"(resume|entry) guest\.debugctl\.supported",
         _FROM_5_18,
         "5.18 leaves IA32_DEBUGCTL to the processor; later kernels refuse TR, BTS and what else "
         "they do not virtualise.",
         "migration",
     ),
     KnownMigration(
+        "paging-5.18",
+        "migration.no-new-vmfail",
+        r"(resume|entry) guest\.(cr0\.paging|ia-32e\.pae|ia-32e\.paging)",
+        _FROM_5_18,
+        "5.18 leaves paging without protection, and IA-32e mode without PAE or paging, to the "
+        "processor, which refuses them.",
+        "migration",
+    ),
+    KnownMigration(
+        "addresses-of-57-bits",
+        "migration.no-new-vmfail",
+        r"(resume|entry) (host\.((fs|gs|tr|gdtr|idtr)\.base|sysenter-e[is]p\.canonical)"
+        r"|guest\.bndcfgs\.canonical)",
+        (("6.12", "5.18"), ("6.12", "6.1")),
+        "6.1 and 5.18 hold addresses against L1's CR4.LA57, 6.12 against the width of the "
+        "processor.",
+        "addresses-of-57-bits",
+    ),
+    KnownMigration(
+        "msr-load-6.12",
+        "migration.no-new-vmfail",
+        _MSR_LOADING,
+        (("6.12", "5.18"), ("6.12", "6.1")),
+        "6.12 lets VM entry load MSRs with addresses of 57 bits, and AMD's HWCR with two bits, "
+        "that 6.1 and 5.18 refuse.",
+        "addresses-of-57-bits",
+    ),
+    KnownMigration(
+        "freeze-while-smm",
+        "migration.no-new-vmfail",
+        r"(resume|entry) guest\.debugctl\.supported",
+        (("6.12", "6.1"),),
+        "6.12 lets IA32_DEBUGCTL.FREEZE_WHILE_SMM pass in vmcs12 by a quirk, which 6.1 does not "
+        "have.",
+        "migration",
+    ),
+    KnownMigration(
         "fewer-address-bits",
         "migration.no-new-vmfail",
-        f"with fewer address bits, (resume|entry) ({'|'.join(map(re.escape, ADDRESS_CHECKS))})",
+        "with fewer address bits, "
+        # MTRRs in the MSR-load list have addresses too.
+        f"((resume|entry) ({'|'.join(map(re.escape, ADDRESS_CHECKS))})|{_MSR_LOADING})",
         _EVERY,
         "Userspace that gives a VM the address width of the destination changes its processor.",
         "migration",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,16 +14,19 @@ from typing import Final
 
 import pytest
 
-from nvmxfuzz.arch.registers import DebugCtl
+from nvmxfuzz.arch import msr
+from nvmxfuzz.arch.registers import Cr4, DebugCtl
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.case import ORDERS, MigrationCase
 from nvmxfuzz.inputs.load import load_case
+from nvmxfuzz.inputs.places import MSR_LOAD_AREA
 from nvmxfuzz.kvm.host import DEFAULT_PARAMS, HostCpu
 from nvmxfuzz.machine.attempt import Attempt
+from nvmxfuzz.machine.memory import Memory
 from nvmxfuzz.machine.profile import Profile, load_profile
 from nvmxfuzz.oracles.known_migration import ADDRESS_CHECKS, KNOWN, KnownMigration, known
 from nvmxfuzz.oracles.migration import Carried, Carrier, Entry, Saved, Side
-from nvmxfuzz.oracles.migration_cases import breaches
+from nvmxfuzz.oracles.migration_cases import Migrator, breaches, migrate
 from nvmxfuzz.oracles.migration_entry import attempt_on, everything, nothing
 from nvmxfuzz.oracles.migration_model import ModelSide
 from nvmxfuzz.oracles.migration_oracles import BREACHES, ORACLES
@@ -62,10 +66,21 @@ def few(profile: Profile) -> Sequence[Attempt]:
     return attempt_on(profile, "guest-64", nothing), attempt_on(profile, "guest-64", everything)
 
 
-def with_trace(profile: Profile) -> Sequence[Attempt]:
-    """Return a VM entry into an L2 that sends branch trace messages."""
-    attempt = attempt_on(profile, "guest-64", everything)
-    return (replace(attempt, vmcs=attempt.vmcs.replace({"guest_ia32_debugctl": DebugCtl.TR})),)
+def edited(**fields: int) -> Callable[[Profile], Sequence[Attempt]]:
+    """Return what makes a VM entry that uses all that is offered, but for these fields."""
+
+    def attempts(profile: Profile) -> Sequence[Attempt]:
+        attempt = attempt_on(profile, "guest-64", everything)
+        return (replace(attempt, vmcs=attempt.vmcs.replace(fields)),)
+
+    return attempts
+
+
+def loading_lstar(profile: Profile) -> Sequence[Attempt]:
+    """Return a VM entry that loads IA32_LSTAR with an address of 57 bits."""
+    (attempt,) = edited(vm_entry_msr_load_count=1, vm_entry_msr_load_addr=MSR_LOAD_AREA)(profile)
+    entry = struct.pack("<IIQ", msr.MSR_LSTAR, 0, 1 << 47)
+    return (replace(attempt, memory=Memory.of({MSR_LOAD_AREA: entry})),)
 
 
 def far_cr3(profile: Profile) -> Sequence[Attempt]:
@@ -235,6 +250,16 @@ def test_an_l2_that_cannot_go_on_is_told_by_a_number_above_0() -> None:
         assert what.passages[0][:2] == (Entry("entered"), Entry("returns 2", "guest.cr3.width"))
 
 
+@pytest.mark.parametrize("name", ["addresses-of-57-bits", "msr-load-6.12", "freeze-while-smm"])
+def test_what_6_12_lets_pass_the_real_6_1_refuses(name: str) -> None:
+    file = ROOT / f"corpus/vectors/migration/migration.no-new-vmfail/{name}.toml"
+    case = load_case(file.read_bytes(), str(file))
+    assert isinstance(case, MigrationCase)
+    what = Migrator(lambda world, _: real(world.kernel)).run(case)
+    assert what is not None
+    assert what == migrate(case)
+
+
 def test_nested_state_of_the_model_is_taken_by_the_kernels() -> None:
     what = tried(ModelSide("6.1"), real("6.12"), on())
     assert what.passages == ((Entry("entered"),) * 3,) * 2
@@ -254,9 +279,26 @@ def shown(name: str, pair: tuple[str, str]) -> Tried:
             return tried(source, destination, half)
         case "evmcs-config" | "encls-exiting-5.18-on-hyper-v":
             return tried(source, destination, on(on_hyperv_evmcs=True))
+        case "addresses-of-57-bits" | "msr-load-6.12":
+            # Without MPX, which 5.18 refuses.
+            ivy = on("core-i5-3570")
+            wide = replace(ivy, host=replace(ivy.host, features=ivy.host.features | {"LA57"}))
+            far = edited(host_fs_base=1 << 47) if name == "addresses-of-57-bits" else loading_lstar
+            return tried(source, destination, wide, attempts=far)
+        case "freeze-while-smm":
+            freezes = edited(guest_ia32_debugctl=DebugCtl.FREEZE_IN_SMM)
+            return tried(source, destination, on(), attempts=freezes)
+        case "paging-5.18":
+            flat = edited(guest_cr4=Cr4.VMXE)
+            return tried(source, destination, on("core-i7-6700k"), attempts=flat)
         case "debugctl-5.18":
             # A processor with ENCLS exiting, so that every MSR is taken.
-            return tried(source, destination, on("core-i7-6700k"), attempts=with_trace)
+            return tried(
+                source,
+                destination,
+                on("core-i7-6700k"),
+                attempts=edited(guest_ia32_debugctl=DebugCtl.TR),
+            )
         case "pin-must-be-1-5.18":
             return tried(source, destination, with_(with_(on(), PIN, 1 << 10), PIN_TRUE, 1 << 10))
         case "fewer-address-bits" | "nested-state-returns-2":

@@ -14,6 +14,7 @@ from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.bases import base
 from nvmxfuzz.inputs.case import EntryCase, MigrationCase
 from nvmxfuzz.inputs.world import World, world_on
+from nvmxfuzz.kvm.host import HostCpu
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.memory import Memory
 from nvmxfuzz.machine.processor import NO_POINTER
@@ -30,6 +31,7 @@ from nvmxfuzz.oracles.migration_cases import (
 from nvmxfuzz.oracles.migration_model import ModelSide
 from nvmxfuzz.oracles.migration_tries import Usable
 from nvmxfuzz.oracles.msr_witness import Loaded, MsrWorld, WitnessStoppedError
+from nvmxfuzz.targets.kvm_native.migrating import side
 
 PROFILE = load_profile("skylake-x")
 ATTEMPT = base("guest-64", PROFILE)
@@ -164,6 +166,26 @@ def test_a_trace_of_several_checks_is_no_difference_and_another_check_is() -> No
             ),
         ):
             assert (difference(left, right) is None) is same
+
+
+@pytest.mark.parametrize("profile", ["everything", "core-i5-3570"])
+def test_the_width_of_addresses_is_that_of_the_world(profile: str) -> None:
+    wide = "LA57" in HostCpu.of(load_profile(profile)).features
+    for toggled in (frozenset[str](), frozenset({"LA57"})):
+        worlds = [replace(world_on(profile, k), toggled=toggled) for k in ("6.12", "6.1")]
+        plain = base("guest-64", load_profile(profile))
+        attempt = replace(plain, vmcs=plain.vmcs.replace({"host_fs_base": 1 << 47}))
+        told = MigrationCase(worlds[0], worlds[1], EntryCase(attempt, "guest-64"))
+        what = migrate(told)
+        assert what is not None
+        before, _, after = what.passages[-1]
+        assert before.entered is (wide is not bool(toggled))
+        assert after == Entry("fail-valid 8", "host.fs.base")
+        try:
+            real = {kernel: side(kernel) for kernel in ("6.12", "6.1")}
+        except InputError as missing:
+            pytest.skip(str(missing))
+        assert difference(what, Migrator(lambda w, _, r=real: r[w.kernel]).run(told)) is None  # type: ignore[misc] # a default binds the loop's variable
 
 
 def test_nothing_and_nothing_are_the_same() -> None:
