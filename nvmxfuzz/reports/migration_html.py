@@ -37,19 +37,22 @@ _STYLE: Final = """
 @media (prefers-color-scheme: dark) {
   :root { --good: #56d364; --bad: #ff8b80; --new: #79b8ff; }
 }
-body { font: 1rem/1.45 system-ui, sans-serif; max-width: 60rem; margin: auto; padding: 1rem; }
+body { font: 1rem/1.45 system-ui, sans-serif; max-width: 60rem; margin: auto; padding: 1rem;
+  overflow-wrap: break-word; }
 h1 { font-size: 1.35rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .6rem .35rem 0;
-  border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
-code { font-size: .9em; overflow-wrap: anywhere; }
+  border-bottom: 1px solid var(--line); }
+code { font-size: .9em; }
+.values li { white-space: nowrap; }
 ul { margin: 0; padding-left: 1.1rem; }
 .kept, .yes { color: var(--good); } .lost, .refused, .no { color: var(--bad); }
 .gained { color: var(--new); }
-@media (max-width: 40rem) {
+@media (max-width: 56rem) {
   thead { display: none; }
   tr { display: block; padding: .5rem 0; border-bottom: 1px solid var(--line); }
   td, tbody th { display: block; border: 0; padding: .1rem 0; }
+  td:empty { display: none; }
   td[data-label]::before { content: attr(data-label) ": "; opacity: .7; }
 }
 """
@@ -147,7 +150,7 @@ def _msr(row: MsrFate) -> Markup:
     return _tag(
         "tr",
         _tag("th", f"{row.index:#x} {row.name}", scope="row"),
-        _cell("values", _tag("ul", *shown)),
+        _cell("values", _tag("ul", *shown), class_="values"),
         _cell("written", written(row), class_=state),
         _cell("bits", *_bits(row)),
     )

@@ -126,6 +126,8 @@ def test_what_a_profile_says_beside_its_msrs_is_kept() -> None:
         ('{"msrs": {"0x480": ' + "9" * 5000 + "}}", "too long a number"),
         ('{"a":' * 100_000, "nested too deeply"),
         ('[msrs]\n"0x480" = 1\n"0x480" = 2\n', "no TOML: .*line 3"),
+        ('[msrs]\n"0x480" = 1\n"0x0480" = 2\n', "line 3: MSR 0x480 was already given on line 2"),
+        ('{"msrs": {"0x480": 1,\n"0x0480": 2}}', "line 2: MSR 0x480 was already .* line 1"),
         ('# "0x480" = 1\n# 0x480, 0x480 = 1\n[msrs]\n"0x480" = 1.5\n', "line 4: MSR 0x480 is 1.5"),
         ('[msrs]\n"0x480" = "1_0"\n', "line 2: MSR 0x480 is '1_0'"),
         ("0x48c = -\x0c\u2028\n0x480 = zz", "line 2: 'zz' is no hexadecimal"),

@@ -50,11 +50,18 @@ def from_toml(text: str, name: str) -> Profile:
 
 def _from_table(text: str, table: Mapping[str, object], name: str) -> Profile:
     msrs = table.get("msrs", {})
+    keys: dict[int, str] = {}
     for key, value in msrs.items() if isinstance(msrs, Mapping) else ():
         try:
-            profile_check.msrs({key: value})
+            (index,) = profile_check.msrs({key: value})
         except InputError as error:
             bad(_line_of(text, key, 1), str(error))
+        # The same MSR by another spelling: the document itself sees to the rest.
+        if index in keys:
+            first = _line_of(text, keys[index], 1)
+            said = f"MSR {index:#x} was already given on line {first}; give it once"
+            bad(_line_of(text, key, 1), said)
+        keys[index] = key
     return Profile.from_mapping(table, name)
 
 
