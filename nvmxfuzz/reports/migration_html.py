@@ -48,7 +48,7 @@ code { font-size: .9em; }
 ul { margin: 0; padding-left: 1.1rem; }
 .kept, .yes { color: var(--good); } .lost, .refused, .no { color: var(--bad); }
 .gained { color: var(--new); }
-@media (max-width: 56rem) {
+@media (max-width: 60rem) {
   thead { display: none; }
   tr { display: block; padding: .5rem 0; border-bottom: 1px solid var(--line); }
   td, tbody th { display: block; border: 0; padding: .1rem 0; }

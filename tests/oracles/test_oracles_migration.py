@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A VM that is carried: what is told of it, planted faults, and a case for each known breach."""
+"""A VM that is carried: what is told of it, and a case for each known breach."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.memory import Memory
 from nvmxfuzz.machine.profile import Profile, load_profile
 from nvmxfuzz.oracles.known_migration import ADDRESS_CHECKS, KNOWN, KnownMigration, known
-from nvmxfuzz.oracles.migration import Carried, Carrier, Entry, Saved, Side
+from nvmxfuzz.oracles.migration import Carried, Carrier, Entry, Side
 from nvmxfuzz.oracles.migration_cases import Migrator, breaches, migrate
 from nvmxfuzz.oracles.migration_entry import attempt_on, everything, nothing
 from nvmxfuzz.oracles.migration_model import ModelSide
@@ -368,126 +368,6 @@ def test_nothing_beside_what_is_known(pair: tuple[str, str]) -> None:
             for name, found_by in BREACHES.items():
                 for site, message in found_by(what):
                     assert known(name, site, pair), (name, site, message, number)
-
-
-# ---------------------------------------------------------------------- planted faults
-
-
-class RefusesEpt(ModelSide):
-    """migration.backward: a newer kernel no longer takes EPT_VPID_CAP as the older one had it."""
-
-    def set_msrs(self, values: tuple[tuple[int, int], ...]) -> int:
-        """Do it wrong."""
-        for number, (index, _) in enumerate(values):
-            if index == EPT_VPID:
-                return super().set_msrs(values[:number])
-        return super().set_msrs(values)
-
-
-class Forgets(ModelSide):
-    """migration.backward: MISC is taken, and something else is kept."""
-
-    def set_msrs(self, values: tuple[tuple[int, int], ...]) -> int:
-        """Do it wrong."""
-        taken = super().set_msrs(values)
-        self.vcpu.msrs.misc_low &= ~(1 << 6)
-        return taken
-
-
-class WidensInSilence(ModelSide):
-    """migration.backward: an MSR that nobody writes offers more than it did."""
-
-    def set_msrs(self, values: tuple[tuple[int, int], ...]) -> int:
-        """Do it wrong."""
-        taken = super().set_msrs(values)
-        self.vcpu.msrs.cr4_fixed1 |= 1 << 40
-        return taken
-
-
-class ChangesWhatHasNoName(ModelSide):
-    """migration.backward: a reserved control must be 1 that needed not."""
-
-    def set_msrs(self, values: tuple[tuple[int, int], ...]) -> int:
-        """Do it wrong."""
-        taken = super().set_msrs(values)
-        self.vcpu.msrs.secondary_ctls_low |= 1 << 31
-        return taken
-
-
-class RefusesToEnter(ModelSide):
-    """migration.no-new-vmfail: VMRESUME fails."""
-
-    def enter(self, attempt: Attempt) -> Entry:
-        """Do it wrong."""
-        right = super().enter(attempt)
-        return Entry("fail-valid 7") if attempt.instruction == "vmresume" else right
-
-
-class RefusesToResume(ModelSide):
-    """migration.no-new-vmfail: KVM_SET_NESTED_STATE of an L2 fails."""
-
-    def resume(self, saved: Saved) -> Entry:
-        """Do it wrong."""
-        return Entry("errno 22") if saved.in_l2 else super().resume(saved)
-
-
-class OffersTheImpossible(ModelSide):
-    """nested.usable: a control must be 1, and may not."""
-
-    def set_msrs(self, values: tuple[tuple[int, int], ...]) -> int:
-        """Do it wrong."""
-        taken = super().set_msrs(values)
-        self.vcpu.msrs.pinbased_ctls_low |= 1 << 20
-        return taken
-
-
-class OffersWhatNobodyHas(ModelSide):
-    """nested.usable: CR4 must have a bit that no CR4 has."""
-
-    def set_msrs(self, values: tuple[tuple[int, int], ...]) -> int:
-        """Do it wrong."""
-        taken = super().set_msrs(values)
-        self.vcpu.msrs.cr4_fixed0 |= 1 << 40
-        return taken
-
-
-class EntersNothing(ModelSide):
-    """nested.usable: KVM refuses every VMCS."""
-
-    def enter(self, attempt: Attempt) -> Entry:
-        """Do it wrong."""
-        super().enter(attempt)
-        return Entry("fail-valid 7", "execution.pin-based.allowed")
-
-
-FAULTS: Final[tuple[tuple[str, type[ModelSide], str], ...]] = (
-    ("migration.backward", RefusesEpt, "refused "),
-    ("migration.backward", Forgets, "changed IA32_VMX_MISC"),
-    ("migration.backward", WidensInSilence, "gained CR4 bit 40"),
-    ("migration.backward", ChangesWhatHasNoName, "changed IA32_VMX_PROCBASED_CTLS2"),
-    ("migration.no-new-vmfail", RefusesToEnter, "entry fail-valid 7"),
-    ("migration.no-new-vmfail", RefusesToResume, "resume errno 22"),
-    ("nested.usable", OffersTheImpossible, "destination: a control must be 1 and may not"),
-    ("nested.usable", OffersWhatNobodyHas, "destination: no value of CR4 is legal"),
-    (
-        "nested.usable",
-        EntersNothing,
-        "destination: KVM refuses what the rules permit: execution.pin-based.allowed",
-    ),
-)
-
-
-@pytest.mark.parametrize(("name", "faulty", "site"), FAULTS, ids=[f[1].__name__ for f in FAULTS])
-def test_a_planted_fault_is_found(name: str, faulty: type[ModelSide], site: str) -> None:
-    right = tried(ModelSide("6.1"), ModelSide("6.12"), on())
-    assert not found(name, right)
-    wrong = tried(ModelSide("6.1"), faulty("6.12"), on())
-    assert found(name, wrong)
-    assert any(each.startswith(site) for each in sites(name, wrong)), sites(name, wrong)
-
-
-def test_an_older_destination_owes_nothing() -> None:
-    assert not sites("migration.backward", tried(ModelSide("6.12"), RefusesEpt("6.1"), on()))
 
 
 def test_oracles_have_a_sentence() -> None:
