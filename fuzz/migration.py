@@ -16,7 +16,9 @@ HARNESS = Harness(
     verdicts=migration_verdicts,
     points=SITES,
     noun="sites",
-    oracles=ORACLES,
+    oracles=(),
+    # They look at what came of the run, and cost next to nothing.
+    always=ORACLES,
 )
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.migration import Entry, Saved, Side
 from nvmxfuzz.oracles.migration_cases import Migrator
 from nvmxfuzz.oracles.migration_model import ModelSide
+from nvmxfuzz.oracles.migration_oracles import BREACHES
 
 HARNESS: Final = load_harness(harness_file("migration"))
 EPT_VPID: Final = 0x48C
@@ -155,6 +156,11 @@ def test_a_planted_fault_is_found(name: str, faulty: type[ModelSide], site: str)
     assert examined(ModelSide, "6.1", "6.12") == ()
     found = [each for each in examined(faulty, "6.1", "6.12") if each.oracle == name]
     assert any(each.site.startswith(site) for each in found), found
+
+
+def test_a_campaign_asks_every_oracle_about_every_input() -> None:
+    assert {oracle.name for oracle in HARNESS.always} == set(BREACHES)
+    assert HARNESS.oracles == ()
 
 
 def test_an_older_destination_owes_nothing() -> None:
