@@ -152,8 +152,10 @@ def _finding_again(stored: StoredFinding, target: str | None) -> tuple[str, ...]
     except InputError as error:
         raise InputError(f"{stored.identity} cannot be run again: {error}") from error
     findings = harness.examine(case)
-    if any(finding.identity == stored.identity for finding in findings):
-        return (f"still there: {stored.finding.message}",)
+    for finding in findings:
+        if finding.identity == stored.identity:
+            # In the words of the case that is kept: a smaller one than it was found with.
+            return (f"still there: {finding.message}",)
     other = ", ".join(finding.identity for finding in findings)
     return (f"different: {other}",) if other else ()
 

@@ -44,8 +44,9 @@ ADDRESS_CHECKS: Final = (
     *("host.cr3.width", "guest.cr3.width", "guest.pdptes.valid", "guest.link-pointer.address"),
 )
 """The checks of KVM that look at the physical-address width."""
-_MSR_LOADING: Final = r"entry exit 34 qualification \d+"
-"""An entry of L1's MSR-load list is refused; no check says which MSR."""
+_MSR_LOADING: Final = r"entry (exit 34 qualification \d+|triple-fault)"
+"""An MSR of L1's VM-entry MSR-load list is refused, no check says which; the triple fault is that
+of an L1 whose VM-exit MSR-load list is refused then as well."""
 
 KNOWN: Final = (
     KnownMigration(
@@ -133,11 +134,20 @@ KNOWN: Final = (
     KnownMigration(
         "fewer-address-bits",
         "migration.no-new-vmfail",
-        "with fewer address bits, "
+        "with fewer address bits( and features)?, "
         # MTRRs in the MSR-load list have addresses too.
         f"((resume|entry) ({'|'.join(map(re.escape, ADDRESS_CHECKS))})|{_MSR_LOADING})",
         _EVERY,
         "Userspace that gives a VM the address width of the destination changes its processor.",
+        "migration",
+    ),
+    KnownMigration(
+        "fewer-features",
+        "migration.no-new-vmfail",
+        "with fewer (address bits and )?features, "
+        rf"({_MSR_LOADING}|(resume|entry) (guest\.debugctl\.supported|(guest|host)\.efer\.\w+))",
+        _EVERY,
+        "Userspace that gives a VM the features of the destination changes its processor.",
         "migration",
     ),
     KnownMigration(

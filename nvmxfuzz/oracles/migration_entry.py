@@ -28,7 +28,8 @@ from nvmxfuzz.oracles.msr_witness import MsrWorld
 _WORDS: Final = (("pcid", "PCID"), ("sgx", "SGX"), ("mpx", "MPX"), ("lam", "LAM"), ("nx", "NX"))
 """Features in the words of `arch.features` and of `guest_cpuid`. L1 does not use LA57."""
 
-_HANDED_ON: Final = frozenset({"long-mode", "rtm", "spec-ctrl", "bus-lock-detect"})
+HANDED_ON: Final = frozenset({"long-mode", "rtm", "spec-ctrl", "bus-lock-detect"})
+"""Features that L1 has where the processor has them, whatever the `GuestCpuid`."""
 _ALWAYS: Final = frozenset({"x2apic"})
 _NARROW: Final = 48
 _COUNTERS: Final = 0x7_0000_00FF
@@ -51,7 +52,7 @@ def processor_of_l1(world: MsrWorld, cpuid: GuestCpuid, values: Offer) -> Profil
     """Return the processor that L1 finds in a VM with that CPUID and these capability MSRs."""
     host = load_profile(world.profile)
     features = {word for word, name in _WORDS if name in cpuid.features} | _ALWAYS
-    features |= host.features & _HANDED_ON
+    features |= host.features & HANDED_ON
     counters = host.perf_global_ctrl_mask
     if (cpuid.pmu_version or 0) > 1:
         features.add("perf-global-ctrl")

@@ -76,11 +76,16 @@ def edited(**fields: int) -> Callable[[Profile], Sequence[Attempt]]:
     return attempts
 
 
-def loading_lstar(profile: Profile) -> Sequence[Attempt]:
-    """Return a VM entry that loads IA32_LSTAR with an address of 57 bits."""
-    (attempt,) = edited(vm_entry_msr_load_count=1, vm_entry_msr_load_addr=MSR_LOAD_AREA)(profile)
-    entry = struct.pack("<IIQ", msr.MSR_LSTAR, 0, 1 << 47)
-    return (replace(attempt, memory=Memory.of({MSR_LOAD_AREA: entry})),)
+def loading(index: int, value: int) -> Callable[[Profile], Sequence[Attempt]]:
+    """Return what makes a VM entry that loads an MSR."""
+    entry = struct.pack("<IIQ", index, 0, value)
+    fields = {"vm_entry_msr_load_count": 1, "vm_entry_msr_load_addr": MSR_LOAD_AREA}
+
+    def attempts(profile: Profile) -> Sequence[Attempt]:
+        (attempt,) = edited(**fields)(profile)
+        return (replace(attempt, memory=Memory.of({MSR_LOAD_AREA: entry})),)
+
+    return attempts
 
 
 def far_cr3(profile: Profile) -> Sequence[Attempt]:
@@ -283,7 +288,8 @@ def shown(name: str, pair: tuple[str, str]) -> Tried:
             # Without MPX, which 5.18 refuses.
             ivy = on("core-i5-3570")
             wide = replace(ivy, host=replace(ivy.host, features=ivy.host.features | {"LA57"}))
-            far = edited(host_fs_base=1 << 47) if name == "addresses-of-57-bits" else loading_lstar
+            loads = loading(msr.MSR_LSTAR, 1 << 47)
+            far = edited(host_fs_base=1 << 47) if name == "addresses-of-57-bits" else loads
             return tried(source, destination, wide, attempts=far)
         case "freeze-while-smm":
             freezes = edited(guest_ia32_debugctl=DebugCtl.FREEZE_IN_SMM)
@@ -301,10 +307,14 @@ def shown(name: str, pair: tuple[str, str]) -> Tried:
             )
         case "pin-must-be-1-5.18":
             return tried(source, destination, with_(with_(on(), PIN, 1 << 10), PIN_TRUE, 1 << 10))
-        case "fewer-address-bits" | "nested-state-returns-2":
+        case "fewer-address-bits" | "nested-state-returns-2" | "fewer-features":
             # With ENCLS exiting, which 5.18 offers in any case; or without MPX, which it refuses.
             plain = "core-i5-3570" if pair[1] == "5.18" else "core-i7-6700k"
             narrow = on(plain, pmu_version=2)
+            if name == "fewer-features":
+                rich = replace(narrow, profile="sapphire-rapids")
+                loads = loading(msr.MSR_IA32_SPEC_CTRL, 1)
+                return tried(source, destination, rich, narrow, attempts=loads)
             wide = replace(narrow, profile="skylake-x")
             return tried(source, destination, wide, narrow, attempts=far_cr3)
     raise AssertionError(f"no case shows {name}")
@@ -350,6 +360,10 @@ def test_fewer_address_bits_excuse_what_looks_at_addresses_alone() -> None:
         ("entry guest.cr3.width", False),
         ("with fewer address bits, entry guest.activity.supported", False),
         ("with fewer address bits, resume execution.secondary.allowed", False),
+        ("with fewer address bits and features, resume host.cr3.width", True),
+        ("with fewer address bits and features, entry exit 34 qualification 2", True),
+        ("with fewer features, resume host.cr3.width", False),
+        ("with fewer features, entry fail-valid 7", False),
         ("with fewer address bits, resume errno 22", False),
     ):
         found_by = known("migration.no-new-vmfail", site, ("6.1", "6.12"))
