@@ -265,7 +265,7 @@ def test_the_page_is_well_formed_and_whole(run: Run, tmp_path: Path) -> None:
     assert source.startswith("<!DOCTYPE html>\n<html")
     assert 'name="viewport"' in source
     assert "prefers-color-scheme: dark" in source
-    assert "max-width: 40rem" in source
+    assert "max-width: 60rem" in source
 
 
 def test_the_page_needs_nothing_from_elsewhere(run: Run, tmp_path: Path) -> None:

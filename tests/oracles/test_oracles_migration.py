@@ -311,11 +311,11 @@ def shown(name: str, pair: tuple[str, str]) -> Tried:
             # With ENCLS exiting, which 5.18 offers in any case; or without MPX, which it refuses.
             plain = "core-i5-3570" if pair[1] == "5.18" else "core-i7-6700k"
             narrow = on(plain, pmu_version=2)
-            if name == "fewer-features":
-                rich = replace(narrow, profile="sapphire-rapids")
-                loads = loading(msr.MSR_IA32_SPEC_CTRL, 1)
-                return tried(source, destination, rich, narrow, attempts=loads)
             wide = replace(narrow, profile="skylake-x")
+            if name == "fewer-features":
+                rich = replace(narrow, profile="kvm-6.1-sapphire-rapids")
+                loads = loading(msr.MSR_IA32_SPEC_CTRL, 1)
+                return tried(source, destination, rich, wide, attempts=loads)
             return tried(source, destination, wide, narrow, attempts=far_cr3)
     raise AssertionError(f"no case shows {name}")
 

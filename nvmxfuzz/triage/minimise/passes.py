@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, overload
 
-from nvmxfuzz.inputs.case import Case, MigrationCase, RestoreCase, SlotCase
+from nvmxfuzz.inputs.case import Case, EntryCase, MigrationCase, RestoreCase, SlotCase
 from nvmxfuzz.inputs.difference import Change, Edit
 from nvmxfuzz.inputs.layout import layout
 from nvmxfuzz.inputs.memory_edit import MemoryEdit
@@ -25,8 +25,10 @@ def minimise(case: Case, shows: Callable[[Case], bool], budget: Budget) -> Case:
 
 def minimise(case: Case, shows: Callable[[Any], bool], budget: Budget) -> Case:
     """Return the smallest case found that `shows` still accepts; it must accept `case`."""
-    if isinstance(case, RestoreCase | MigrationCase):
+    if isinstance(case, RestoreCase):
         return minimise_in_world(case, shows, budget)
+    if isinstance(case, MigrationCase):
+        return _minimise_migration(case, shows, budget)
     problem = Problem(case, shows, budget)
     while not problem.exhausted:
         before = problem.start, problem.changes
@@ -35,6 +37,22 @@ def minimise(case: Case, shows: Callable[[Any], bool], budget: Budget) -> Case:
         if (problem.start, problem.changes) == before:
             break
     return problem.case
+
+
+def _minimise_migration(
+    case: MigrationCase, shows: Callable[[Any], bool], budget: Budget
+) -> MigrationCase:
+    """The worlds and the fields of the VM entry first, then the bits of these fields."""
+    half = replace(budget, runs=budget.runs // 2, seconds=budget.seconds / 2)
+    small = minimise_in_world(case, shows, half)
+    assert isinstance(small, MigrationCase)
+
+    def still_shows(entry: SlotCase) -> bool:
+        return isinstance(entry, EntryCase) and shows(replace(small, entry=entry))
+
+    entry = minimise(small.entry, still_shows, half)
+    assert isinstance(entry, EntryCase)
+    return replace(small, entry=entry)
 
 
 def isolate(problem: Problem) -> None:
