@@ -76,7 +76,8 @@ class Died:
     """A worker ended by itself or hung, on input number `executions`, which is `data`.
 
     `reason` is a short word without numbers that differ from run to run: "SIGKILL", "exit 77",
-    "hang". `detail` is the last line it printed. It is restarted.
+    "hang". `detail` is the last line it printed, or the error that Atheris says ended it. It is
+    restarted.
     """
 
     worker: int

@@ -18,7 +18,9 @@ from nvmxfuzz.campaign.plan import ROOT
 from nvmxfuzz.campaign.settings import Settings
 
 _CHUNK = 1 << 16
-_TAIL = 2000
+_TAIL = 8000
+_UNCAUGHT = "=== Uncaught Python exception: ==="
+"""What Atheris prints above the error that ends it."""
 START_SECONDS = 60.0
 """How long a worker may take to set itself up: imports, and reading the seeds."""
 
@@ -80,7 +82,7 @@ class WorkerProcess:
         if self._ended or (was_told and not self._hung):
             return None
         reason = "hang" if self._hung else _reason(status)
-        return Death(reason, _last_line(self._log), self._last_input.read())
+        return Death(reason, _last_words(self._log), self._last_input.read())
 
     @property
     def executions(self) -> int:
@@ -143,9 +145,11 @@ def _reason(status: int) -> str:
         return f"signal {-status}"
 
 
-def _last_line(log: Path) -> str:
+def _last_words(log: Path) -> str:
     with log.open("rb") as file:
         file.seek(0, os.SEEK_END)
         file.seek(max(0, file.tell() - _TAIL))
         lines = file.read().decode(errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else ""
+    # Behind an error of Python's libFuzzer prints the input: the error says more.
+    told = (n + 1 for n, line in enumerate(lines[:-1]) if _UNCAUGHT in line)
+    return lines[next(told, -1)][:300] if lines else ""
