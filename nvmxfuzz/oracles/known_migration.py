@@ -145,7 +145,8 @@ KNOWN: Final = (
         "fewer-features",
         "migration.no-new-vmfail",
         "with fewer (address bits and )?features, "
-        rf"({_MSR_LOADING}|(resume|entry) (guest\.debugctl\.supported|(guest|host)\.efer\.\w+))",
+        rf"({_MSR_LOADING}|(resume|entry) "
+        r"(guest\.debugctl\.supported|(guest|host)\.(efer|perf-global-ctrl)\.\w+))",
         _EVERY,
         "Userspace that gives a VM the features of the destination changes its processor.",
         "migration",

@@ -28,12 +28,14 @@ from nvmxfuzz.oracles.msr_witness import MsrWorld
 _WORDS: Final = (("pcid", "PCID"), ("sgx", "SGX"), ("mpx", "MPX"), ("lam", "LAM"), ("nx", "NX"))
 """Features in the words of `arch.features` and of `guest_cpuid`. L1 does not use LA57."""
 
-HANDED_ON: Final = frozenset({"long-mode", "rtm", "spec-ctrl", "bus-lock-detect"})
+_HANDED_ON: Final = frozenset({"long-mode", "rtm", "spec-ctrl", "bus-lock-detect"})
 """Features that L1 has where the processor has them, whatever the `GuestCpuid`."""
 _ALWAYS: Final = frozenset({"x2apic"})
 _NARROW: Final = 48
 _COUNTERS: Final = 0x7_0000_00FF
 """Of IA32_PERF_GLOBAL_CTRL, what a vCPU can have: eight counters, and three that are fixed."""
+USUAL_COUNTERS: Final = 0x7_0000_000F
+"""What the targets' processors have where a profile does not tell: four counters and three."""
 
 _CONTROLS: Final = (
     ("pin_based_vm_exec_control", "pin_may"),
@@ -52,7 +54,7 @@ def processor_of_l1(world: MsrWorld, cpuid: GuestCpuid, values: Offer) -> Profil
     """Return the processor that L1 finds in a VM with that CPUID and these capability MSRs."""
     host = load_profile(world.profile)
     features = {word for word, name in _WORDS if name in cpuid.features} | _ALWAYS
-    features |= host.features & HANDED_ON
+    features |= host.features & _HANDED_ON
     counters = host.perf_global_ctrl_mask
     if (cpuid.pmu_version or 0) > 1:
         features.add("perf-global-ctrl")
@@ -71,6 +73,19 @@ def processor_of_l1(world: MsrWorld, cpuid: GuestCpuid, values: Offer) -> Profil
         lbr_ctl_mask=None,
         spec_ctrl_mask=None,
     )
+
+
+def lacks(here: Profile, there: Profile) -> Iterator[str]:
+    """Yield what L1 loses on another processor though no capability MSR or CPUID tells."""
+    if here.maxphyaddr > there.maxphyaddr:
+        yield "address bits"
+    if here.features & _HANDED_ON - there.features or _counters(here) & ~_counters(there):
+        yield "features"
+
+
+def _counters(profile: Profile) -> int:
+    mask = profile.perf_global_ctrl_mask
+    return USUAL_COUNTERS if mask is None else mask & _COUNTERS
 
 
 def contradictions(profile: Profile) -> Iterator[str]:

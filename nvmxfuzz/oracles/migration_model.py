@@ -16,15 +16,13 @@ from nvmxfuzz.kvm.vcpu import Kvm, Vcpu
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.profile import load_profile
 from nvmxfuzz.oracles.migration import ENTERED, Entry, Saved
-from nvmxfuzz.oracles.migration_entry import processor_of_l1
+from nvmxfuzz.oracles.migration_entry import USUAL_COUNTERS, processor_of_l1
 from nvmxfuzz.oracles.msr_offer import offer
 from nvmxfuzz.oracles.msr_witness import ModelMsrs
 
 _INVALID = "errno 22"
 _VMEXIT = "returns 2"
 """NVMX_VMENTRY_VMEXIT: an entry that fails behind the checks is told so, and not by an errno."""
-_USUAL_COUNTERS = 0x7_0000_000F
-"""What the targets' processors have where a profile does not tell: four counters and three."""
 _BEHIND_THE_CHECKS = frozenset({"guest.cr3.width", "guest.perf-global-ctrl.msr"})
 """What prepare_vmcs02() refuses, also where no instruction enters L2."""
 
@@ -81,5 +79,5 @@ class ModelSide(ModelMsrs):
         )
         virtual = processor_of_l1(self.world, self.vcpu.cpuid, offer(self.read()[1:]))
         if virtual.perf_global_ctrl_mask is None and "perf-global-ctrl" in virtual.features:
-            virtual = replace(virtual, perf_global_ctrl_mask=_USUAL_COUNTERS)
+            virtual = replace(virtual, perf_global_ctrl_mask=USUAL_COUNTERS)
         return kvm_of(self.module, entry_behaviour(self.kernel), hardware, virtual)

@@ -16,10 +16,9 @@ from nvmxfuzz.machine.profile import load_profile
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.known_migration import known
 from nvmxfuzz.oracles.migration import Carried
-from nvmxfuzz.oracles.migration_entry import HANDED_ON
+from nvmxfuzz.oracles.migration_entry import lacks
 from nvmxfuzz.oracles.migration_tries import Tried, Usable
 from nvmxfuzz.oracles.msr_offer import NAMES, Found
-from nvmxfuzz.oracles.msr_witness import MsrWorld
 from nvmxfuzz.oracles.offer_names import names_of
 from nvmxfuzz.oracles.oracle import Oracle
 
@@ -60,8 +59,9 @@ def no_new_vmfail(tried: Tried) -> Iterator[Found]:
     """A vmcs12 that entered before enters after, if the destination took every MSR."""
     if not tried.carried.complete:
         return
-    lacks = " and ".join(_lacks(*tried.worlds))
-    prefix = f"with fewer {lacks}, " if lacks else ""
+    here, there = (load_profile(world.profile) for world in tried.worlds)
+    fewer = " and ".join(lacks(here, there))
+    prefix = f"with fewer {fewer}, " if fewer else ""
     for before, resumed, after in tried.passages:
         if not before.entered:
             continue
@@ -74,15 +74,6 @@ def no_new_vmfail(tried: Tried) -> Iterator[Found]:
         if not after.entered:
             said = f"VM entry, which went before, comes to {after.outcome}"
             yield f"{prefix}entry {after.check or after.outcome}", said
-
-
-def _lacks(here: MsrWorld, there: MsrWorld) -> Iterator[str]:
-    """Yield what L1 loses though no capability MSR tells: it has that of its processor."""
-    had, has = load_profile(here.profile), load_profile(there.profile)
-    if had.maxphyaddr > has.maxphyaddr:
-        yield "address bits"
-    if had.features & HANDED_ON - has.features:
-        yield "features"
 
 
 def usable(tried: Tried) -> Iterator[Found]:

@@ -370,6 +370,18 @@ def test_fewer_address_bits_excuse_what_looks_at_addresses_alone() -> None:
         assert (found_by is not None) is excused, site
 
 
+def test_an_l2_that_uses_counters_cannot_go_on_without_them() -> None:
+    enables = edited(guest_ia32_perf_global_ctrl=1 << 7)
+    eight, four = on("core-i5-3570"), on("ivy-bridge")
+    for source, destination in ((eight, four), (four, eight)):
+        what = tried(ModelSide("6.1"), ModelSide("6.12"), source, destination, attempts=enables)
+        assert what.carried.complete
+        lost = ["resume", "entry"] if source is eight else []
+        said = [f"with fewer features, {each} guest.perf-global-ctrl.reserved" for each in lost]
+        assert sites("migration.no-new-vmfail", what) == said
+        assert not found("migration.no-new-vmfail", what)
+
+
 @pytest.mark.parametrize("pair", PAIRS)
 def test_nothing_beside_what_is_known(pair: tuple[str, str]) -> None:
     carrier = Carrier(ModelSide(pair[0]), ModelSide(pair[1]))
