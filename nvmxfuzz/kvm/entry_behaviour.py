@@ -98,6 +98,8 @@ class EntryBehaviour:
     """The host address of the linked VMCS is kept from one entry to the next."""
     checks_paging: bool
     """CR0.PG needs CR0.PE; IA-32e mode needs CR4.PAE and CR0.PG."""
+    bugs_without_pae: bool
+    """A vCPU that gets into IA-32e mode without PAE is a bug of KVM's: the VM ends."""
 
     vmcs02_has_pml: bool
     """L2 runs with L0's page-modification log."""
@@ -161,6 +163,7 @@ _V5_18 = EntryBehaviour(
     ignores_freeze_in_smm=False,
     caches_link_pointer=True,
     checks_paging=False,
+    bugs_without_pae=False,
     vmcs02_has_pml=False,
     keeps_unrestricted_guest=False,
     only_from_vmcs12=int(
@@ -223,6 +226,7 @@ _V6_12 = replace(
     version="6.12",
     source="Debian linux-source-6.12, 6.12.117",
     host_width_canonical=True,
+    bugs_without_pae=True,
     knows_lam=True,
     checks_cet_needs_wp=True,
     evmcs=EVMCS_L1_6_12,

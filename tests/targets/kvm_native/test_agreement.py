@@ -13,8 +13,9 @@ from typing import TypeAlias
 
 import pytest
 
-from nvmxfuzz.arch.controls import Pin, Secondary
+from nvmxfuzz.arch.controls import Pin, Secondary, VmExit
 from nvmxfuzz.arch.events import Activity
+from nvmxfuzz.arch.registers import Cr4, Efer
 from nvmxfuzz.campaign.plan import corpus_files
 from nvmxfuzz.cpu.judgement import Judgement
 from nvmxfuzz.inputs.bases import base
@@ -411,3 +412,30 @@ def test_a_timer_that_ends_a_halted_l2_is_no_part_of_its_entry(real: EntryWitnes
         assert isinstance(both.real, RealEntry)
         assert both.real.outcome == both.model.outcome == ENTERED
         assert compare(both).relation == "agreed"
+
+
+@pytest.mark.parametrize("pae", [0, int(Cr4.PAE)])
+def test_a_late_vmfail_gives_an_l1_of_32_bits_the_efer_of_the_host(
+    real: EntryWitness, pae: int
+) -> None:
+    """See docs/findings/late-vmfail.md; a processor that cannot load EFER at VM entry."""
+    real.configure(Configuration(load_profile("penryn")))
+    vmcs = base("guest-pae", load_profile(f"kvm-{real.kernel}-penryn")).vmcs
+    cr4 = pae | Cr4.VMXE
+    changes = {
+        "vm_exit_controls": vmcs.vm_exit_controls & ~VmExit.HOST_ADDRESS_SPACE_SIZE,
+        "host_cr4": cr4,
+        "host_cr3": 0x1000,
+        "host_rip": 0x1000,
+        "host_ia32_efer": 0,
+    }
+    l1 = Processor(cr0=0x8000_0031, cr3=0x1000, cr4=cr4, efer=0, cs_l=False)
+    both = real.enter(Launch(vmcs.replace(changes), l1, answers=(fail_valid(7),)))
+    assert compare(both).relation == "agreed"
+    assert isinstance(both.real, RealEntry)
+    if pae or real.kernel == "6.1":
+        assert both.real.outcome == fail_valid(7)
+        assert both.real.l1 is not None
+        assert both.real.l1["efer"] & Efer.LMA
+    else:
+        assert both.real.died == "vm-bugged"
