@@ -63,6 +63,17 @@ def test_a_seed_reproduces_an_atheris_run() -> None:
     assert first == second
 
 
+def test_an_input_that_takes_seconds_is_no_timeout_of_atheris(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TROUBLE", "slow")
+    begin = time.monotonic()
+    events, tally = played(Plan(SOUND, "atheris", seed=1, runs=80))
+    assert [event for event in events if isinstance(event, Died)] == []
+    assert tally.executions == 80
+    assert time.monotonic() - begin > 2.5, "no input was slow"
+
+
 def test_without_feedback_atheris_instruments_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TROUBLE", "no feedback")
     events, tally = played(Plan(SOUND, "atheris", seed=5, runs=300))

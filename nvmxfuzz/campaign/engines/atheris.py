@@ -26,6 +26,9 @@ from nvmxfuzz.inputs.mutate import cross_over, mutator
 
 MAX_SIZE = 4096
 
+_NO_TIMEOUT = 1_000_000
+"""Seconds. Atheris takes 0 for a limit: the alarm of each second ends what began in the last."""
+
 _INSTRUMENTED = ("nvmxfuzz.cpu.", "nvmxfuzz.kvm.")
 
 
@@ -50,7 +53,7 @@ def run(session: Session) -> None:
         f"-seed={session.settings.seed % (2**32 - 1) + 1}",
         f"-max_len={MAX_SIZE}",
         "-len_control=0",
-        "-timeout=0",
+        f"-timeout={_NO_TIMEOUT}",
         "-rss_limit_mb=0",
         "-handle_term=0",
         "-handle_int=0",

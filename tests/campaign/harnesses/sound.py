@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """VM entry without an oracle, and what a test asks for in the environment.
 
-TROUBLE=kill|segv|raise|hang|exit|swell does that on inputs with bit 3 of the VPID set,
+TROUBLE=kill|segv|raise|hang|slow|exit|swell does that on inputs with bit 3 of the VPID set,
 "no feedback" hides libFuzzer's way in.
 """
 
@@ -43,6 +43,8 @@ def trouble(kind: str) -> None:
             raise ValueError("bit 3 of the VPID is set")
         case "hang":
             time.sleep(1000)
+        case "slow":
+            time.sleep(2.5)
         case "swell":
             print(len(bytes(8 << 30)))
 
