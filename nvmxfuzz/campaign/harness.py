@@ -3,8 +3,9 @@
 
 Policy on what is checked. The witness judges every input. The oracles cost several judgements
 each, so that a campaign asks them only on inputs that show new behaviour (a rule with a verdict
-not seen before, or broken alone for the first time) and on one input in `SAMPLE_OF`, chosen by a
-checksum of its bytes: the same run makes the same choice. Where another witness costs less, a
+not seen before, or broken alone for the first time), on one input in `SAMPLE_OF`, chosen by a
+checksum of its bytes: the same run makes the same choice, and on one of which the oracles that are
+always asked have found something new. Where another witness costs less, a
 campaign may ask it first, and the witness of the harness only about what is `due` then
 (`campaign.screening`). Examining a single case (replay,
 reproduction, minimising, the property tests) always asks every oracle.

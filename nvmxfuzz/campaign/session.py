@@ -98,10 +98,17 @@ class Session:
             return
         if self.feedback is not None:
             self.feedback.note(verdicts)
-        if self._behaviour.note(verdicts) or is_sampled(data):
-            self._report(self.harness.check(case, result), data)
-        else:
-            self._report(self.harness.check_always(case, result), data)
+        asks_all = self._behaviour.note(verdicts) or is_sampled(data)
+        findings = () if asks_all else harness.check_always(case, result)
+        if asks_all or self._has_new(findings):
+            findings = harness.check(case, result)
+        self._report(findings, data)
+
+    def _has_new(self, findings: tuple[Finding, ...]) -> bool:
+        """Whether a finding is one to report; the oracles that cost more may say where it is."""
+        return len(self._sightings) < MOST_FINDINGS and any(
+            each.identity not in self._sightings for each in findings
+        )
 
     def _report(self, findings: tuple[Finding, ...], data: bytes) -> None:
         for finding in findings:

@@ -12,7 +12,7 @@ from nvmxfuzz.campaign import desk
 from nvmxfuzz.campaign.behaviour import Behaviour
 from nvmxfuzz.campaign.desk import Desk
 from nvmxfuzz.campaign.events import Event, Found, WorkerEvent
-from nvmxfuzz.campaign.harness import Harness
+from nvmxfuzz.campaign.harness import Harness, is_sampled
 from nvmxfuzz.campaign.last_input import MAX_INPUT, LastInput
 from nvmxfuzz.campaign.plan import ROOT, Plan, load_harness
 from nvmxfuzz.campaign.session import MOST_FINDINGS, Session
@@ -149,6 +149,30 @@ def test_oracles_meet_what_is_new_and_a_sample_of_the_rest(tmp_path: Path) -> No
     for data in inputs:
         work.execute(data)
     assert 0 < len(asked) - before < 30
+
+
+def test_where_an_oracle_finds_something_new_all_are_asked(tmp_path: Path) -> None:
+    asked: list[Case] = []
+
+    def count(case: Case, _run: object) -> None:
+        asked.append(case)
+
+    finds: list[Finding] = []
+
+    def find(_case: Case, _run: object) -> Finding | None:
+        return finds[0] if finds else None
+
+    cheap = Oracle("some.oracle", "nowhere", find)
+    subject = replace(harness(count), always=(cheap,))
+    work = session(tmp_path, subject, [])
+    data = next(data for number in range(9) if not is_sampled(data := bytes([1, 0, 0, 0, number])))
+    work.execute(data)
+    asked.clear()
+    for expected in (0, 1, 1, 2, 2):
+        if expected > len(asked):
+            finds[:] = [replace(FINDING, site=str(expected))]
+        work.execute(data)
+        assert len(asked) == expected
 
 
 def test_findings_without_end_are_bounded(tmp_path: Path) -> None:
