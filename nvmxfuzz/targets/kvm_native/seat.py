@@ -48,7 +48,7 @@ from nvmxfuzz.targets.kvm_native.library import Library
 from nvmxfuzz.targets.kvm_native.looking import Looker
 from nvmxfuzz.targets.kvm_native.port import FailedEntry, Script
 from nvmxfuzz.targets.kvm_native.results import CallResult, Check, Stopped
-from nvmxfuzz.targets.kvm_native.vcpu import blameless
+from nvmxfuzz.targets.kvm_native.vcpu import blameless, sentence_of
 from nvmxfuzz.targets.kvm_native.virtual import virtual_profile
 from nvmxfuzz.targets.kvm_native.vm import RAM, fresh
 from nvmxfuzz.targets.kvm_native.vmcs12 import Vmcs12Layout
@@ -257,8 +257,8 @@ class Seat:
         try:
             error = self._direct.run_l2(self._vcpu.file)
         except Stopped as stopped:
-            result = blameless(stopped).result
-            return died(result.sentence(), said + messages_of(result))
+            blamed = blameless(stopped)
+            return died(sentence_of(blamed), said + messages_of(blamed.result))
         return self._ended(below, error, said)
 
     def _all_at_once(self, attempt: Attempt) -> Observation:

@@ -20,6 +20,7 @@ from nvmxfuzz.targets.kvm_native.errors import IoctlError
 from nvmxfuzz.targets.kvm_native.library import Library
 from nvmxfuzz.targets.kvm_native.results import Stopped
 from nvmxfuzz.targets.kvm_native.seat import Seat, messages_of
+from nvmxfuzz.targets.kvm_native.vcpu import sentence_of
 from nvmxfuzz.targets.passage import Passage
 from nvmxfuzz.targets.python_model import PythonModel
 
@@ -181,7 +182,7 @@ def _unharmed(seat: Seat, enter: Callable[[Attempt], Observation], attempt: Atte
 
 
 def _stopped(stopped: Stopped, said: tuple[Message, ...]) -> Observation:
-    return died(stopped.result.sentence(), said + messages_of(stopped.result))
+    return died(sentence_of(stopped), said + messages_of(stopped.result))
 
 
 def loader(kernel: str, variant: str = PLAIN) -> Callable[[], Library]:

@@ -225,6 +225,12 @@ def blameless(stopped: Stopped) -> Stopped:
     return stopped
 
 
+def sentence_of(stopped: Stopped) -> str:
+    """Return what stopped a call, with what the port says if it was the port that gave up."""
+    sentence, cause = stopped.result.sentence(), stopped.__cause__
+    return f"{sentence}: {cause}" if isinstance(cause, PortFailed) else sentence
+
+
 def offered(vcpu: Vcpu) -> dict[int, int]:
     """Return the VMX capability MSRs that L1 finds on `vcpu`, by index: its virtual processor."""
     values = ((index, vcpu.get_msr(index)) for index, _ in VMX_CAPABILITY_MSRS)

@@ -253,7 +253,7 @@ def test_a_processor_that_died(kernel: str) -> None:
         seen = loop.run(PLAIN)
         assert (seen.status, seen.reason) == (
             "died",
-            "hardware port: the port failed at entry 0",
+            "hardware port: the port failed at entry 0: planted died: why",
         )
         assert loop.follow(PLAIN).observation == seen
         assert loop.run(PLAIN) == seen
