@@ -29,15 +29,18 @@ from nvmxfuzz.oracles.known_kvm_loop import (
     unexplained,
 )
 from nvmxfuzz.oracles.kvm_entry import (
+    SURVIVES,
     Comparison,
     compare_end,
     compare_software,
+    harm,
     kind_of,
     permitted_text,
 )
 from nvmxfuzz.oracles.kvm_l0_owned import L0_OWNED, finding, l0_owned
 from nvmxfuzz.oracles.kvm_l1 import unmet
 from nvmxfuzz.oracles.kvm_passage import changed_fields, changed_pairs, is_fail, late_failure
+from nvmxfuzz.oracles.kvm_witness import warnings
 from nvmxfuzz.oracles.oracle import Oracle
 from nvmxfuzz.oracles.vm_entry import VmEntryWitness
 from nvmxfuzz.targets.base import Observation, not_representable
@@ -48,6 +51,7 @@ VMCS02_SOUND: Final = "entry.vmcs02-sound"
 
 _ENTRY_EXIT: Final = frozenset({"vm_exit_reason", "exit_qualification"})
 _MOST_NAMES: Final = 6
+_NO_HARM: Final = "KVM: no guest may reach a WARN or a BUG"
 
 
 class Loop(Protocol):
@@ -189,6 +193,22 @@ class _Loops:
         found = l0_owned(judgement, virtual, of.tables)
         return finding(of.name, *found) if found and of.let_pass(attempt) else None
 
+    def survives(self, case: EntryCase, _run: VmEntryWitness) -> Finding | None:
+        """No VM entry of L1's ends in a warning, a BUG, a signal or heap damage."""
+        return self._unharmed(case.attempt, self.of.run(case.attempt))
+
+    def survives_dry_run(self, case: EntryCase, _run: VmEntryWitness) -> Finding | None:
+        """Nor does it behind a dry run; of a late VMfail there `entry.dry-run-sound` tells."""
+        dry = self.of.follow(case.attempt, dry=True)
+        return None if late_failure(dry) else self._unharmed(case.attempt, dry.observation)
+
+    def _unharmed(self, attempt: Attempt, seen: Observation) -> Finding | None:
+        # It is the processor that may have no opinion.
+        found = warnings(seen) if seen.status == "no-opinion" else harm(seen)
+        if not found or self.of.tables.fatal_names(self.of.virtual(attempt), found):
+            return None
+        return self.of.finding(SURVIVES, found[0], "; ".join(found))
+
     def transparent(self, case: EntryCase, run: VmEntryWitness) -> Finding | None:
         """What L1 sees is the same with a dry run and without, but for the permitted sets."""
         attempt, of = case.attempt, self.of
@@ -319,11 +339,13 @@ def loop_oracles(
     always = (
         Oracle(PERMITTED_OUTCOME, "SDM: VM Entries", of.permitted_outcome),
         Oracle(L0_OWNED, "SDM: VM Entries", of.l0_owned),
+        Oracle(SURVIVES, _NO_HARM, of.survives),
     )
     others = (
         Oracle(VMCS02_SOUND, "SDM: VM Entries", of.vmcs02_sound),
         Oracle(EXIT_INFO, "SDM: VM-Entry Failures During or After Loading", of.exit_info),
         Oracle(TRANSPARENT, "KVM: a dry run is a matter of its own", of.transparent),
+        Oracle(SURVIVES, _NO_HARM, of.survives_dry_run),
         *dry_run_oracles(followed),
     )
     return always, others

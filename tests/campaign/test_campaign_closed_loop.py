@@ -29,9 +29,10 @@ def test_a_campaign_asks_the_oracles_of_the_loop(monkeypatch: pytest.MonkeyPatch
     harness = with_target(rules, "kvm-6.1+bochs", isolated=False)
     assert {oracle.name for oracle in harness.always} - {
         oracle.name for oracle in rules.always
-    } == {"entry.permitted-outcome", "entry.l0-owned"}
+    } == {"entry.permitted-outcome", "entry.l0-owned", "kvm.survives"}
     added = [oracle for oracle in harness.oracles if oracle not in rules.oracles]
     assert {oracle.name for oracle in added} == {
+        "kvm.survives",
         "entry.vmcs02-sound",
         "entry.exit-info",
         "entry.transparent",

@@ -18,7 +18,7 @@ from nvmxfuzz.machine.profile import Profile, load_profile
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.known_kvm import tables_of
 from nvmxfuzz.oracles.kvm_loop import loop_oracles
-from nvmxfuzz.targets.base import Observation, not_representable, observed
+from nvmxfuzz.targets.base import Message, Observation, no_opinion, not_representable, observed
 from nvmxfuzz.targets.passage import Asked, L0State, L1View, Passage
 
 VIRTUAL = load_profile("skylake-x")
@@ -129,7 +129,7 @@ def test_what_no_l1_can_show_kvm_does_not_run() -> None:
 def test_an_attempt_runs_once_and_is_followed_only_by_those_that_cost_more() -> None:
     loop = FakeLoop()
     always, others = loop_oracles(loop)
-    assert [oracle.check(LEGAL, vm_entry) for oracle in always] == [None, None]
+    assert [oracle.check(LEGAL, vm_entry) for oracle in always] == [None, None, None]
     assert loop.asked == ["run"]
     assert not any(oracle.check(LEGAL, vm_entry) for oracle in others)
     assert sorted(loop.asked) == ["follow", "follow_dry", "run"]
@@ -203,6 +203,27 @@ def test_a_dry_run_that_changes_what_the_processor_is_given() -> None:
         return passage(ENTERED, *rightly.dry_runs, entry(ENTERED, other))
 
     assert ask(FakeLoop(dry=planted), LEGAL)["entry.transparent"].site == "entered: vmcs02 host_cr3"
+
+
+DIED = Observation("died", reason="BUG arch/x86/kvm/x86.c:1")
+WARNED = replace(observed(ENTERED), messages=(Message("WARN a.c:1", "WARN a.c:1"),))
+
+
+@pytest.mark.parametrize("seen", [DIED, WARNED])
+def test_a_kernel_that_does_not_get_over_it(seen: Observation) -> None:
+    def planted(rightly: Passage) -> Passage:
+        return replace(rightly, observation=seen)
+
+    found = ask(FakeLoop(planted), LEGAL)["kvm.survives"]
+    assert found.site == (seen.reason or "WARN a.c:1")
+    assert ask(FakeLoop(dry=planted), LEGAL)["kvm.survives"].identity == found.identity
+
+
+def test_what_a_processor_says_nothing_of_is_no_harm() -> None:
+    def planted(rightly: Passage) -> Passage:
+        return replace(rightly, observation=no_opinion("a panic"))
+
+    assert "kvm.survives" not in ask(FakeLoop(planted, planted), LEGAL)
 
 
 def test_a_late_vmfail_of_what_the_rules_let_pass() -> None:
