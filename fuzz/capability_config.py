@@ -6,7 +6,7 @@ from nvmxfuzz.campaign.config_sites import SITES, setup_arguments, site_verdicts
 from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.campaign.worker import main
 from nvmxfuzz.kvm.hardware_setup import hardware_setup
-from nvmxfuzz.oracles.capability_config import ORACLES
+from nvmxfuzz.oracles.config.capability_config import ORACLES
 
 HARNESS = Harness(
     name="capability_config",

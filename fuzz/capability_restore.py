@@ -5,7 +5,7 @@
 from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.campaign.restore_sites import RESTORE_SITES, lived_case, restore_verdicts
 from nvmxfuzz.campaign.worker import main
-from nvmxfuzz.oracles.restore_case import CASE_ORACLES
+from nvmxfuzz.oracles.restore.case import CASE_ORACLES
 
 HARNESS = Harness(
     name="capability_restore",

@@ -5,8 +5,8 @@
 from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.campaign.migration_sites import SITES, migration_verdicts
 from nvmxfuzz.campaign.worker import main
-from nvmxfuzz.oracles.migration_cases import migrate
-from nvmxfuzz.oracles.migration_oracles import ORACLES
+from nvmxfuzz.oracles.migration.cases import migrate
+from nvmxfuzz.oracles.migration.oracles import ORACLES
 
 HARNESS = Harness(
     name="migration",

@@ -27,9 +27,9 @@ from nvmxfuzz.inputs.repair import repair
 from nvmxfuzz.inputs.words import build_attempt, entry_word
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.profile import load_profile
-from nvmxfuzz.oracles.agreement import compare, explains
-from nvmxfuzz.oracles.bochs_messages import RULES_OF
-from nvmxfuzz.oracles.known_bochs import BOCHS
+from nvmxfuzz.oracles.bochs.agreement import compare, explains
+from nvmxfuzz.oracles.bochs.known import BOCHS
+from nvmxfuzz.oracles.bochs.messages import RULES_OF
 from nvmxfuzz.targets.bochs.models import MODELS
 from nvmxfuzz.targets.bochs.target import Bochs
 

@@ -33,8 +33,8 @@ from nvmxfuzz.kvm.host import HostCpu, ModuleParams
 from nvmxfuzz.kvm.source import find_kernel
 from nvmxfuzz.kvm.vmcs_config import ConfigOutcome
 from nvmxfuzz.machine.profile import load_profile
-from nvmxfuzz.oracles.capability_config import loading_of
-from nvmxfuzz.oracles.kvm_config import NoConfig, compare
+from nvmxfuzz.oracles.config.capability_config import loading_of
+from nvmxfuzz.oracles.config.kvm_config import NoConfig, compare
 from nvmxfuzz.targets.kvm_native.config import KERNEL_OF, KvmConfig, config_witness
 
 TABLES = 20_000

@@ -23,7 +23,7 @@ from nvmxfuzz.errors import InputError
 from nvmxfuzz.kvm.nested_enter import vm_entry
 from nvmxfuzz.kvm.traced_checks import OUTER_SITES, SITES
 from nvmxfuzz.machine.profile import DEFAULT_PROFILE, load_profile
-from nvmxfuzz.oracles.kvm_model import Both, NoEntry, compare, ending
+from nvmxfuzz.oracles.kvm.model import Both, NoEntry, compare, ending
 from nvmxfuzz.targets.kvm_native.agreement.configuration import Configuration
 from nvmxfuzz.targets.kvm_native.agreement.random_case import random_configuration, random_launch
 from nvmxfuzz.targets.kvm_native.agreement.witness import EntryWitness, entry_witness

@@ -21,9 +21,9 @@ from zlib import crc32
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.kvm.host import DEFAULT_PARAMS, HostCpu
 from nvmxfuzz.machine.profile import DEFAULT_PROFILE, load_profile
-from nvmxfuzz.oracles.kvm_msrs import Comparison, compare, compare_loading
-from nvmxfuzz.oracles.msr_sequences import sequence, values_of, world
-from nvmxfuzz.oracles.msr_witness import VMX_MSRS, ModelMsrs, MsrWorld
+from nvmxfuzz.oracles.restore.kvm_msrs import Comparison, compare, compare_loading
+from nvmxfuzz.oracles.restore.sequences import sequence, values_of, world
+from nvmxfuzz.oracles.restore.witness import VMX_MSRS, ModelMsrs, MsrWorld
 from nvmxfuzz.targets.kvm_native.msrs import msr_witness
 
 SEQUENCES = 10_000

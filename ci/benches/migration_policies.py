@@ -18,9 +18,9 @@ from nvmxfuzz.errors import InputError
 from nvmxfuzz.kvm.host import DEFAULT_PARAMS, HostCpu
 from nvmxfuzz.kvm.source import KERNELS
 from nvmxfuzz.machine.profile import load_profile, profile_names
-from nvmxfuzz.oracles.migration_table import MigrationTable, migration_table, offering
-from nvmxfuzz.oracles.msr_witness import ModelMsrs, MsrWitness, MsrWorld
-from nvmxfuzz.oracles.policies import consequences
+from nvmxfuzz.oracles.migration.policies import consequences
+from nvmxfuzz.oracles.migration.table import MigrationTable, migration_table, offering
+from nvmxfuzz.oracles.restore.witness import ModelMsrs, MsrWitness, MsrWorld
 from nvmxfuzz.targets.kvm_native.build.objects import usable
 from nvmxfuzz.targets.kvm_native.msrs import msr_witness
 

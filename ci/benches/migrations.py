@@ -17,11 +17,11 @@ from random import Random
 from time import perf_counter, process_time
 
 from nvmxfuzz.machine.profile import profile_names
-from nvmxfuzz.oracles.known_migration import known
-from nvmxfuzz.oracles.migration import Carrier
-from nvmxfuzz.oracles.migration_oracles import BREACHES
-from nvmxfuzz.oracles.migration_tries import Tried, attempts_of, try_way, way, worlds
-from nvmxfuzz.oracles.msr_offer import NAMES
+from nvmxfuzz.oracles.migration.carrier import Carrier
+from nvmxfuzz.oracles.migration.known import known
+from nvmxfuzz.oracles.migration.oracles import BREACHES
+from nvmxfuzz.oracles.migration.tries import Tried, attempts_of, try_way, way, worlds
+from nvmxfuzz.oracles.restore.offer import NAMES
 from nvmxfuzz.targets.kvm_native.migrating import side
 
 SOURCE, DESTINATION = "6.1", "6.12"

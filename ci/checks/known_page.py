@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nvmxfuzz.cpu.rule import Failure
-from nvmxfuzz.oracles import known_bochs, known_kvm, known_kvm_loop, known_kvm_mistakes
+from nvmxfuzz.oracles.bochs import known as known_bochs
 from nvmxfuzz.oracles.known import KnownDifference, KnownMistake
-from nvmxfuzz.oracles.known_kvm_loop import KnownChange
-from nvmxfuzz.oracles.kvm_tables import KvmDifference
+from nvmxfuzz.oracles.kvm import known as known_kvm
+from nvmxfuzz.oracles.kvm import known_loop as known_kvm_loop
+from nvmxfuzz.oracles.kvm import known_mistakes as known_kvm_mistakes
+from nvmxfuzz.oracles.kvm.known_loop import KnownChange
+from nvmxfuzz.oracles.kvm.tables import KvmDifference
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 VECTORS = DOCS.parent / "corpus" / "known"
@@ -25,8 +28,8 @@ differently each time, and beside it Bochs does as the rules say. A difference t
 is a finding of the oracle `agreement.cpu-bochs`. KVM has [a page of its
 own](known-differences-kvm.md).
 
-An entry is a few lines in `nvmxfuzz/oracles/known_bochs.py`, its condition a function in
-`known_bochs_where.py`, and `corpus/known` has vectors that still show it. Tests fail when a vector
+An entry is a few lines in `nvmxfuzz/oracles/bochs/known.py`, its condition a function in
+`known_where.py` there, and `corpus/known` has vectors that still show it. Tests fail when a vector
 no longer does, when a neighbour of one differs otherwise, and when an entry could cover more
 without being noticed.
 """
@@ -35,7 +38,7 @@ HEAD_OF_LOOP = """## Changed by a VM entry
 
 What the oracles on the closed loop (`kvm-6.1+...`, `kvm-6.12+...`) accept as other than before,
 after a VM entry: some by design, some by a mistake of KVM's, which then has a page. An entry is a
-few lines in `nvmxfuzz/oracles/known_kvm_loop.py`. Tests fail when its vectors no longer show each
+few lines in `nvmxfuzz/oracles/kvm/known_loop.py`. Tests fail when its vectors no longer show each
 of its changes, and when its oracles do not fire without it.
 """
 
@@ -53,8 +56,8 @@ VMCS, vmcs02. Whether L1 then sees an outcome that the rules permit is looked at
 does not, that is a finding as well. The second part is what looks like a mistake of KVM's; [the
 pages in findings](findings/README.md) tell more of each.
 
-An entry is a few lines in `nvmxfuzz/oracles/known_kvm.py` or `known_kvm_mistakes.py`, its condition
-a function in `known_kvm_where.py`, and `corpus/known` has vectors that still show it. Tests fail
+An entry is a few lines in `nvmxfuzz/oracles/kvm/known.py` or `known_mistakes.py`, its condition
+a function in `known_where.py`, and `corpus/known` has vectors that still show it. Tests fail
 when a vector no longer does, when a neighbour of one differs otherwise, and when an entry could
 cover more without being noticed.
 """

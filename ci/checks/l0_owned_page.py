@@ -20,9 +20,9 @@ from nvmxfuzz.inputs.rebase import rebase
 from nvmxfuzz.kvm.vmcs02_routes import DECIDED_BY, NEVER_REACHES
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.outcome import ENTERED
-from nvmxfuzz.oracles.known_kvm import entries_of, tables_of
-from nvmxfuzz.oracles.kvm_l0_owned import always_out_of_reach
-from nvmxfuzz.oracles.kvm_tables import KvmDifference
+from nvmxfuzz.oracles.kvm.known import entries_of, tables_of
+from nvmxfuzz.oracles.kvm.l0_owned import always_out_of_reach
+from nvmxfuzz.oracles.kvm.tables import KvmDifference
 from nvmxfuzz.targets.kvm_model import KvmModel
 
 ROOT = Path(__file__).resolve().parents[2]

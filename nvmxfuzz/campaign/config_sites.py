@@ -10,7 +10,7 @@ from nvmxfuzz.inputs.case import ConfigCase
 from nvmxfuzz.kvm.host import HostCpu, ModuleParams
 from nvmxfuzz.kvm.source import KERNELS, Kernel, find_kernel
 from nvmxfuzz.kvm.vmcs_config import ConfigOutcome
-from nvmxfuzz.oracles.capability_config import loading_of
+from nvmxfuzz.oracles.config.capability_config import loading_of
 
 _REQUIRING = ("pin_based_exec_ctrl", "cpu_based_exec_ctrl", "vmexit_ctrl", "vmentry_ctrl")
 """The words in which KVM requires controls; in the others all are optional."""

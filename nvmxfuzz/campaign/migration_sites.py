@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from nvmxfuzz.inputs.case import MigrationCase
 from nvmxfuzz.kvm.msr_behaviour import EMULATED_VMX_MSRS
-from nvmxfuzz.oracles.migration import Entry
-from nvmxfuzz.oracles.migration_tries import Tried
-from nvmxfuzz.oracles.msr_offer import NAMES
+from nvmxfuzz.oracles.migration.carrier import Entry
+from nvmxfuzz.oracles.migration.tries import Tried
+from nvmxfuzz.oracles.restore.offer import NAMES
 
 _STAGES = ("before", "resumed", "after")
 _ENDS = ("entered", "VMfail", "VM exit", "fault", "error", "other")

@@ -11,8 +11,8 @@ from nvmxfuzz.inputs.case import RestoreCase
 from nvmxfuzz.kvm import msr_vcpu as vcpus
 from nvmxfuzz.kvm.msr_behaviour import MSR_KERNELS
 from nvmxfuzz.kvm.msr_restore import SetResult, vmx_set_vmx_msr
-from nvmxfuzz.oracles.msr_witness import WATCHED, ModelMsrs, SetCpuid, SetMsrs, Step, msr_name
-from nvmxfuzz.oracles.restore_case import Lived, prepared
+from nvmxfuzz.oracles.restore.case import Lived, prepared
+from nvmxfuzz.oracles.restore.witness import WATCHED, ModelMsrs, SetCpuid, SetMsrs, Step, msr_name
 
 CHECKS: Final = (
     "set-msr.index.unknown",

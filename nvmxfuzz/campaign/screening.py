@@ -26,7 +26,7 @@ from nvmxfuzz.inputs.case import EntryCase
 from nvmxfuzz.inputs.parts import is_text
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.outcome import ENTERED
-from nvmxfuzz.oracles.kvm_entry import harm, kind_of
+from nvmxfuzz.oracles.kvm.entry import harm, kind_of
 from nvmxfuzz.targets.base import Observation
 
 JUDGED_OF: Final = 8

@@ -13,8 +13,8 @@ from nvmxfuzz.inputs.case import CaseKind, MigrationCase, RestoreCase, WorldCase
 from nvmxfuzz.machine.profile import DEFAULT_PROFILE, profile_names
 
 if TYPE_CHECKING:
-    from nvmxfuzz.oracles.kvm_loop import Loop
-    from nvmxfuzz.oracles.kvm_witness import Kvm
+    from nvmxfuzz.oracles.kvm.loop import Loop
+    from nvmxfuzz.oracles.kvm.witness import Kvm
     from nvmxfuzz.oracles.oracle import Oracle
     from nvmxfuzz.targets.base import Target
 
@@ -61,7 +61,7 @@ def with_target(
 def screened(harness: Harness, kvm: Kvm) -> Harness:
     """Return the harness with a KVM that runs first, and decides what the rules judge."""
     from nvmxfuzz.campaign.screening import Screening
-    from nvmxfuzz.oracles.kvm_witness import Once
+    from nvmxfuzz.oracles.kvm.witness import Once
 
     once = Once(kvm)
     return replace(_with_kvm(harness, once), due=Screening(once.run).is_due)
@@ -87,7 +87,7 @@ def compares(target: str | None, kind: CaseKind) -> bool:
 
 def _with_real_config(harness: Harness, target: str) -> Harness:
     # In this process, also where others are isolated: all its calls are guarded.
-    from nvmxfuzz.oracles.kvm_config import agreement
+    from nvmxfuzz.oracles.config.kvm_config import agreement
     from nvmxfuzz.targets.kvm_native.config import config_witness
 
     return replace(harness, always=(*harness.always, agreement(config_witness(target))))
@@ -95,7 +95,7 @@ def _with_real_config(harness: Harness, target: str) -> Harness:
 
 def _with_real_msrs(harness: Harness, target: str) -> Harness:
     # In this process too, and on the kernel of the target alone.
-    from nvmxfuzz.oracles.kvm_restore import real_oracles
+    from nvmxfuzz.oracles.restore.kvm_restore import real_oracles
     from nvmxfuzz.targets.kvm_native.msrs import msr_witness
 
     kernel = _real_kernel(target, harness.name)
@@ -136,7 +136,7 @@ def on_kernel(kernel: str, case: WorldCase) -> WorldCase:
 
 def _with_real_migrations(harness: Harness, target: str) -> Harness:
     # In this process too; the other kernel is the real one as well, if it is built.
-    from nvmxfuzz.oracles.migration_cases import agreement
+    from nvmxfuzz.oracles.migration.cases import agreement
     from nvmxfuzz.targets.kvm_native.migrating import migrator
 
     kernel = _real_kernel(target, harness.name)
@@ -148,13 +148,13 @@ def _with_real_migrations(harness: Harness, target: str) -> Harness:
 
 
 def _with_processor(harness: Harness, target: Target) -> Harness:
-    from nvmxfuzz.oracles.agreement import agreement
+    from nvmxfuzz.oracles.bochs.agreement import agreement
 
     return replace(harness, always=(*harness.always, agreement(target.run)))
 
 
 def _with_kvm(harness: Harness, kvm: Kvm) -> Harness:
-    from nvmxfuzz.oracles.kvm_entry import kvm_oracles
+    from nvmxfuzz.oracles.kvm.entry import kvm_oracles
 
     always, others = kvm_oracles(kvm)
     others += _with_model(kvm.name)
@@ -176,14 +176,14 @@ def _with_model(target: str) -> tuple[Oracle[Any, Any], ...]:
     kernel = target.removeprefix("kvm-")
     if kernel not in ENTRY_KERNELS:
         return ()
-    from nvmxfuzz.oracles.kvm_model import agreement
+    from nvmxfuzz.oracles.kvm.model import agreement
     from nvmxfuzz.targets.kvm_native.agreement.witness import entry_witness
 
     return (agreement(entry_witness(kernel)),)
 
 
 def _with_loop(harness: Harness, target: Target) -> Harness:
-    from nvmxfuzz.oracles.kvm_loop import loop_oracles
+    from nvmxfuzz.oracles.kvm.loop import loop_oracles
 
     always, others = loop_oracles(cast("Loop", target))
     return replace(

@@ -10,17 +10,18 @@ from nvmxfuzz.cpu.judgement import Judgement
 from nvmxfuzz.cpu.vm_entry import vm_entry
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.outcome import ENTERED
-from nvmxfuzz.oracles import agreement, kvm_entry
-from nvmxfuzz.oracles.bochs_messages import rules_of
-from nvmxfuzz.oracles.kvm_loop import OnceFollowed
-from nvmxfuzz.oracles.kvm_witness import Once, on_virtual
+from nvmxfuzz.oracles.bochs import agreement
+from nvmxfuzz.oracles.bochs.messages import rules_of
+from nvmxfuzz.oracles.kvm import entry as kvm_entry
+from nvmxfuzz.oracles.kvm.loop import OnceFollowed
+from nvmxfuzz.oracles.kvm.witness import Once, on_virtual
 from nvmxfuzz.reports.observation_text import end_text, to_text
 from nvmxfuzz.targets.base import Observation, Target
 from nvmxfuzz.targets.registry import target_named
 
 if TYPE_CHECKING:
-    from nvmxfuzz.oracles.kvm_loop import Loop
-    from nvmxfuzz.oracles.kvm_witness import Kvm
+    from nvmxfuzz.oracles.kvm.loop import Loop
+    from nvmxfuzz.oracles.kvm.witness import Kvm
     from nvmxfuzz.targets.passage import L1View
 
 _TOLD: Final = ("vm_exit_reason", "exit_qualification", "vm_instruction_error")

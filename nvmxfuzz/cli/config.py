@@ -21,7 +21,7 @@ from nvmxfuzz.kvm.hardware_setup import hardware_setup
 from nvmxfuzz.kvm.host import parse_params
 from nvmxfuzz.kvm.source import KERNELS, Kernel
 from nvmxfuzz.kvm.vmcs_config import ConfigOutcome, VmcsConfig
-from nvmxfuzz.oracles.capability_config import Loading, loading_of
+from nvmxfuzz.oracles.config.capability_config import Loading, loading_of
 
 if TYPE_CHECKING:
     from nvmxfuzz.targets.kvm_native.config import KvmConfig
@@ -101,7 +101,7 @@ def _real_config(target: str, kernel: str | None) -> KvmConfig:
 
 def _show_real(real: ConfigOutcome, model: ConfigOutcome, kernel: Kernel, *, as_json: bool) -> int:
     """Print what the real function made, and whether the model says the same."""
-    from nvmxfuzz.oracles.kvm_config import compare
+    from nvmxfuzz.oracles.config.kvm_config import compare
 
     found = [message for _, _, message in compare(model, real, kernel).differences]
     if as_json:

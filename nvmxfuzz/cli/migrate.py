@@ -83,7 +83,7 @@ def _add_side(command: argparse.ArgumentParser, prefix: str, where: str) -> None
 def run(args: argparse.Namespace) -> int:
     """Print what becomes of the VM; that it does not arrive is an answer, no error."""
     from nvmxfuzz.cli.migrating import report_of
-    from nvmxfuzz.oracles import policies
+    from nvmxfuzz.oracles.migration import policies
     from nvmxfuzz.reports.migration import to_json, to_text
     from nvmxfuzz.reports.migration_html import to_html
 

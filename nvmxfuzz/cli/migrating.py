@@ -14,9 +14,9 @@ from nvmxfuzz.inputs.msr_table.complete import missing_msrs, unknown_registers
 from nvmxfuzz.kvm.host import HostCpu, ModuleParams, parse_params
 from nvmxfuzz.kvm.source import Kernel, find_kernel
 from nvmxfuzz.machine.profile import DEFAULT_PROFILE, Profile, load_profile, profile_names
-from nvmxfuzz.oracles.migration_table import MigrationTable, migration_table, offering
-from nvmxfuzz.oracles.msr_witness import ModelMsrs, MsrWitness, MsrWorld
-from nvmxfuzz.oracles.policies import Policy, consequences
+from nvmxfuzz.oracles.migration.policies import Policy, consequences
+from nvmxfuzz.oracles.migration.table import MigrationTable, migration_table, offering
+from nvmxfuzz.oracles.restore.witness import ModelMsrs, MsrWitness, MsrWorld
 from nvmxfuzz.reports.migration import End, MigrationReport, number
 
 

@@ -10,9 +10,9 @@ from typing import Final
 
 from nvmxfuzz.kvm.describe import restore_text
 from nvmxfuzz.machine.outside import printable
-from nvmxfuzz.oracles.capability_names import Capability
-from nvmxfuzz.oracles.migration_table import FATES, Fate, MigrationTable, MsrFate
-from nvmxfuzz.oracles.policies import Consequence, FailingEntry
+from nvmxfuzz.oracles.migration.policies import Consequence, FailingEntry
+from nvmxfuzz.oracles.migration.table import FATES, Fate, MigrationTable, MsrFate
+from nvmxfuzz.oracles.restore.bit_names import Capability
 
 WIDTH: Final = 100
 

@@ -12,8 +12,8 @@ from html import escape
 from typing import Final
 
 from nvmxfuzz.machine.outside import printable
-from nvmxfuzz.oracles.migration_table import FATES, MsrFate
-from nvmxfuzz.oracles.policies import Consequence
+from nvmxfuzz.oracles.migration.policies import Consequence
+from nvmxfuzz.oracles.migration.table import FATES, MsrFate
 from nvmxfuzz.reports.migration import (
     FATE_TEXT,
     POLICY_TEXT,

@@ -32,12 +32,12 @@ class Entry:
 
     @property
     def is_kvm(self) -> bool:
-        """Whether it is KVM of some kernel: `nvmxfuzz.oracles.kvm_witness` says what that has."""
+        """Whether it is KVM of some kernel: `nvmxfuzz.oracles.kvm.witness` says what that has."""
         return self.name.startswith("kvm-") and not self.is_loop
 
     @property
     def is_loop(self) -> bool:
-        """Whether it is KVM on a processor: `nvmxfuzz.oracles.kvm_loop` says what that has."""
+        """Whether it is KVM on a processor: `nvmxfuzz.oracles.kvm.loop` says what that has."""
         return "+" in self.name
 
     @property

@@ -17,9 +17,9 @@ from nvmxfuzz.inputs.expectation import (
     Vector,
 )
 from nvmxfuzz.kvm.hardware_setup import hardware_setup
-from nvmxfuzz.oracles import migration_cases
-from nvmxfuzz.oracles.capability_config import loading_of
-from nvmxfuzz.oracles.restore_case import breaches
+from nvmxfuzz.oracles.config.capability_config import loading_of
+from nvmxfuzz.oracles.migration import cases as migration_cases
+from nvmxfuzz.oracles.restore.case import breaches
 
 
 def mismatches(vector: Vector) -> tuple[str, ...]:

@@ -22,8 +22,8 @@ from nvmxfuzz.inputs.case import EntryCase
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.outcome import ENTERED, exit_on_entry
 from nvmxfuzz.machine.profile import Profile, load_profile
-from nvmxfuzz.oracles.known_kvm import tables_of
-from nvmxfuzz.oracles.kvm_entry import NO_MISSED_CHECK, NO_OVERREACH, SURVIVES
+from nvmxfuzz.oracles.kvm.entry import NO_MISSED_CHECK, NO_OVERREACH, SURVIVES
+from nvmxfuzz.oracles.kvm.known import tables_of
 from nvmxfuzz.targets.base import Message, Observation, died, not_representable, observed
 
 PROFILE = load_profile("kvm-6.12-skylake-x")

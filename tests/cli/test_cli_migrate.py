@@ -18,9 +18,9 @@ from nvmxfuzz.cli.migrating import different
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.kvm.host import DEFAULT_PARAMS, HostCpu
 from nvmxfuzz.machine.profile import load_profile
-from nvmxfuzz.oracles.migration_table import MigrationTable, migration_table, offering
-from nvmxfuzz.oracles.msr_witness import ModelMsrs, MsrWorld
-from nvmxfuzz.oracles.policies import POLICIES
+from nvmxfuzz.oracles.migration.policies import POLICIES
+from nvmxfuzz.oracles.migration.table import MigrationTable, migration_table, offering
+from nvmxfuzz.oracles.restore.witness import ModelMsrs, MsrWorld
 from nvmxfuzz.reports.migration import End, MigrationReport, to_text
 from nvmxfuzz.reports.migration_html import to_html
 from nvmxfuzz.targets.kvm_native.build.objects import usable

@@ -16,7 +16,7 @@ from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.memory import Memory
 from nvmxfuzz.machine.outcome import ENTERED, Outcome, exit_on_entry, fail_valid, fault
 from nvmxfuzz.machine.profile import load_profile
-from nvmxfuzz.oracles.agreement import NAME, agreement, compare
+from nvmxfuzz.oracles.bochs.agreement import NAME, agreement, compare
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.targets.base import Message, Observation, died, no_opinion, not_representable
 

@@ -20,11 +20,11 @@ from nvmxfuzz.inputs.layout import layout
 from nvmxfuzz.inputs.load import load_vector
 from nvmxfuzz.inputs.words import entry_word
 from nvmxfuzz.machine.attempt import Attempt
-from nvmxfuzz.oracles.agreement import Comparison, compare, explains
+from nvmxfuzz.oracles.bochs.agreement import Comparison, compare, explains
+from nvmxfuzz.oracles.bochs.known import BOCHS, DIFFERENCES, KNOWN, MISTAKES
+from nvmxfuzz.oracles.bochs.known import Bochs as KnownBochs
 from nvmxfuzz.oracles.corrected import Corrected
 from nvmxfuzz.oracles.known import KnownDifference, always
-from nvmxfuzz.oracles.known_bochs import BOCHS, DIFFERENCES, KNOWN, MISTAKES
-from nvmxfuzz.oracles.known_bochs import Bochs as KnownBochs
 from nvmxfuzz.targets.bochs import wheel
 from nvmxfuzz.targets.bochs.target import Bochs
 from nvmxfuzz.triage.vectors import mismatches

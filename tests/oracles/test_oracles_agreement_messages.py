@@ -16,9 +16,9 @@ from nvmxfuzz.inputs.difference import Edit, apply_to, differences
 from nvmxfuzz.inputs.load import load_vector
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.profile import load_profile
-from nvmxfuzz.oracles.agreement import compare, explains
-from nvmxfuzz.oracles.bochs_messages import RULES_OF, rules_of
-from nvmxfuzz.oracles.known_bochs import BOCHS, DIFFERENCES
+from nvmxfuzz.oracles.bochs.agreement import compare, explains
+from nvmxfuzz.oracles.bochs.known import BOCHS, DIFFERENCES
+from nvmxfuzz.oracles.bochs.messages import RULES_OF, rules_of
 from nvmxfuzz.targets.base import Message
 from nvmxfuzz.targets.bochs import wheel
 from nvmxfuzz.targets.bochs.models import MODELS

@@ -17,7 +17,7 @@ from nvmxfuzz.kvm.host import HostCpu, ModuleParams
 from nvmxfuzz.kvm.source import KERNELS, Kernel, find_kernel
 from nvmxfuzz.kvm.vmcs_config import ConfigOutcome, KernelWarning, VmcsConfig, setup_vmcs_config
 from nvmxfuzz.machine.profile import Profile
-from nvmxfuzz.oracles.capability_config import ORACLES, Run
+from nvmxfuzz.oracles.config.capability_config import ORACLES, Run
 from nvmxfuzz.oracles.finding import Finding
 
 ORACLE = {oracle.name: oracle for oracle in ORACLES}

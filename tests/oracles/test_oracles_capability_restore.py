@@ -19,16 +19,16 @@ from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.case import RestoreCase
 from nvmxfuzz.inputs.load import load_case
 from nvmxfuzz.kvm.msr_behaviour import MSR_KERNELS
-from nvmxfuzz.oracles.capability_restore import BREACHES, ORACLES
-from nvmxfuzz.oracles.known_restore import KNOWN, KnownBreach, known
-from nvmxfuzz.oracles.msr_sequences import sequence, values_of, world
-from nvmxfuzz.oracles.msr_witness import (
+from nvmxfuzz.oracles.restore.capability_restore import BREACHES, ORACLES
+from nvmxfuzz.oracles.restore.case import prepared
+from nvmxfuzz.oracles.restore.known import KNOWN, KnownBreach, known
+from nvmxfuzz.oracles.restore.sequences import sequence, values_of, world
+from nvmxfuzz.oracles.restore.witness import (
     ModelMsrs,
     MsrWitness,
     Sequence,
 )
-from nvmxfuzz.oracles.restore_case import prepared
-from nvmxfuzz.oracles.worlds import msr_world
+from nvmxfuzz.oracles.restore.worlds import msr_world
 from nvmxfuzz.targets.kvm_native.msrs import msr_witness
 
 VECTORS: Final = Path(__file__).parents[2] / "corpus" / "vectors" / "capability-restore"

@@ -15,8 +15,8 @@ from nvmxfuzz.kvm.host import HostCpu, ModuleParams
 from nvmxfuzz.kvm.source import Kernel, find_kernel
 from nvmxfuzz.kvm.vmcs_config import ConfigOutcome, KernelWarning, VmcsConfig, setup_vmcs_config
 from nvmxfuzz.machine.profile import Profile, load_profile
+from nvmxfuzz.oracles.config.kvm_config import NAME, NoConfig, agreement, compare
 from nvmxfuzz.oracles.finding import Finding
-from nvmxfuzz.oracles.kvm_config import NAME, NoConfig, agreement, compare
 
 Observe = Callable[[HostCpu, Kernel, ModuleParams], ConfigOutcome | NoConfig]
 Change = Callable[[ConfigOutcome], ConfigOutcome]

@@ -28,8 +28,8 @@ from nvmxfuzz.kvm.hardware_setup import hardware_setup
 from nvmxfuzz.kvm.host import HostCpu, ModuleParams
 from nvmxfuzz.kvm.source import Kernel, find_kernel
 from nvmxfuzz.machine.profile import load_profile, profile_names
-from nvmxfuzz.oracles.capability_config import ORACLES, loading_of
-from nvmxfuzz.oracles.kvm_config import Comparison, agreement, compare
+from nvmxfuzz.oracles.config.capability_config import ORACLES, loading_of
+from nvmxfuzz.oracles.config.kvm_config import Comparison, agreement, compare
 from nvmxfuzz.targets.kvm_native.config import KERNEL_OF, KvmConfig, config_witness
 
 ALL = (1 << 32) - 1

@@ -16,9 +16,9 @@ from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.outcome import ENTERED, Outcome, exit_on_entry, fail_valid, fault
 from nvmxfuzz.machine.profile import Profile, load_profile
 from nvmxfuzz.oracles.finding import Finding
-from nvmxfuzz.oracles.known_kvm import tables_of
-from nvmxfuzz.oracles.kvm_entry import compare, compare_merged, kvm_oracles
-from nvmxfuzz.oracles.kvm_witness import Once
+from nvmxfuzz.oracles.kvm.entry import compare, compare_merged, kvm_oracles
+from nvmxfuzz.oracles.kvm.known import tables_of
+from nvmxfuzz.oracles.kvm.witness import Once
 from nvmxfuzz.targets.base import Message, Observation, died, no_opinion, observed
 
 VIRTUAL = load_profile("skylake-x")

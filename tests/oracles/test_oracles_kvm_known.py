@@ -30,13 +30,13 @@ from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.outcome import ENTERED
 from nvmxfuzz.machine.profile import load_profile, profile_names
 from nvmxfuzz.oracles.known import always
-from nvmxfuzz.oracles.known_kvm import BY_DESIGN, DIFFERENCES, entries_of, tables_of
-from nvmxfuzz.oracles.known_kvm_mistakes import MISTAKES
-from nvmxfuzz.oracles.known_kvm_where import L1_MEMORY
-from nvmxfuzz.oracles.kvm_entry import compare, compare_merged, harm
-from nvmxfuzz.oracles.kvm_l1 import unmet
-from nvmxfuzz.oracles.kvm_tables import KvmDifference, KvmTables, tables_from
-from nvmxfuzz.oracles.kvm_witness import Kvm, Once, on_virtual
+from nvmxfuzz.oracles.kvm.entry import compare, compare_merged, harm
+from nvmxfuzz.oracles.kvm.known import BY_DESIGN, DIFFERENCES, entries_of, tables_of
+from nvmxfuzz.oracles.kvm.known_mistakes import MISTAKES
+from nvmxfuzz.oracles.kvm.known_where import L1_MEMORY
+from nvmxfuzz.oracles.kvm.l1 import unmet
+from nvmxfuzz.oracles.kvm.tables import KvmDifference, KvmTables, tables_from
+from nvmxfuzz.oracles.kvm.witness import Kvm, Once, on_virtual
 from nvmxfuzz.targets.base import Observation
 from nvmxfuzz.targets.kvm_native.vm import RAM
 from nvmxfuzz.targets.registry import TARGETS

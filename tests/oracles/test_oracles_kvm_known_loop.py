@@ -20,8 +20,8 @@ from nvmxfuzz.inputs.load import load_vector
 from nvmxfuzz.inputs.rebase import rebase
 from nvmxfuzz.machine.profile import Profile
 from nvmxfuzz.oracles.finding import Finding
-from nvmxfuzz.oracles.known_kvm_loop import ANY_MSR, ENTRIES, KnownChange, changes_of, unexplained
-from nvmxfuzz.oracles.kvm_loop import Loop, OnceFollowed, loop_oracles
+from nvmxfuzz.oracles.kvm.known_loop import ANY_MSR, ENTRIES, KnownChange, changes_of, unexplained
+from nvmxfuzz.oracles.kvm.loop import Loop, OnceFollowed, loop_oracles
 from nvmxfuzz.targets.base import Observation, not_representable
 from nvmxfuzz.targets.passage import Passage
 from nvmxfuzz.targets.registry import TARGETS

@@ -30,10 +30,10 @@ from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.outcome import ENTERED
 from nvmxfuzz.machine.profile import load_profile
 from nvmxfuzz.oracles.finding import Finding
-from nvmxfuzz.oracles.known_kvm import entries_of
-from nvmxfuzz.oracles.kvm_entry import kvm_oracles
-from nvmxfuzz.oracles.kvm_l0_owned import L0_OWNED, always_out_of_reach, l0_owned, out_of_reach
-from nvmxfuzz.oracles.kvm_tables import tables_from
+from nvmxfuzz.oracles.kvm.entry import kvm_oracles
+from nvmxfuzz.oracles.kvm.known import entries_of
+from nvmxfuzz.oracles.kvm.l0_owned import L0_OWNED, always_out_of_reach, l0_owned, out_of_reach
+from nvmxfuzz.oracles.kvm.tables import tables_from
 from nvmxfuzz.targets.kvm_model import KvmModel
 
 ROOT = Path(__file__).parents[2]

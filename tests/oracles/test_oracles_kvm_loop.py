@@ -16,8 +16,8 @@ from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.outcome import ENTERED, Outcome, exit_on_entry, fail_valid
 from nvmxfuzz.machine.profile import Profile, load_profile
 from nvmxfuzz.oracles.finding import Finding
-from nvmxfuzz.oracles.known_kvm import tables_of
-from nvmxfuzz.oracles.kvm_loop import loop_oracles
+from nvmxfuzz.oracles.kvm.known import tables_of
+from nvmxfuzz.oracles.kvm.loop import loop_oracles
 from nvmxfuzz.targets.base import Message, Observation, no_opinion, not_representable, observed
 from nvmxfuzz.targets.passage import Asked, L0State, L1View, Passage
 

@@ -23,8 +23,8 @@ from nvmxfuzz.machine.outcome import ENTERED, Outcome, exit_on_entry, fail_valid
 from nvmxfuzz.machine.processor import NO_POINTER
 from nvmxfuzz.machine.profile import Profile, load_profile
 from nvmxfuzz.machine.vmcs import Vmcs
-from nvmxfuzz.oracles import kvm_model
-from nvmxfuzz.oracles.kvm_model import NAME, Both, NoEntry, RealEntry, agreement, compare
+from nvmxfuzz.oracles.kvm import model as kvm_model
+from nvmxfuzz.oracles.kvm.model import NAME, Both, NoEntry, RealEntry, agreement, compare
 
 HOST = load_profile("skylake-x")
 KVM, VIRTUAL = nested_kvm(HOST, "6.12")

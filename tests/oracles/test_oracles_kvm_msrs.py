@@ -24,9 +24,9 @@ from nvmxfuzz.kvm import (
 from nvmxfuzz.kvm.guest_cpuid import GuestCpuid
 from nvmxfuzz.kvm.host import DEFAULT_PARAMS, HostCpu
 from nvmxfuzz.machine.profile import load_profile, profile_names
-from nvmxfuzz.oracles.kvm_msrs import NAME, Comparison, compare, compare_loading, finding
-from nvmxfuzz.oracles.msr_sequences import sequence, values_of, world
-from nvmxfuzz.oracles.msr_witness import (
+from nvmxfuzz.oracles.restore.kvm_msrs import NAME, Comparison, compare, compare_loading, finding
+from nvmxfuzz.oracles.restore.sequences import sequence, values_of, world
+from nvmxfuzz.oracles.restore.witness import (
     VMX_MSRS,
     EnableEvmcs,
     ModelMsrs,

@@ -24,14 +24,21 @@ from nvmxfuzz.kvm.host import DEFAULT_PARAMS, HostCpu
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.memory import Memory
 from nvmxfuzz.machine.profile import Profile, load_profile
-from nvmxfuzz.oracles.known_migration import ADDRESS_CHECKS, KNOWN, KnownMigration, known
-from nvmxfuzz.oracles.migration import Carried, Carrier, Entry, Side
-from nvmxfuzz.oracles.migration_cases import Migrator, breaches, migrate
-from nvmxfuzz.oracles.migration_entry import attempt_on, everything, nothing
-from nvmxfuzz.oracles.migration_model import ModelSide
-from nvmxfuzz.oracles.migration_oracles import BREACHES, ORACLES
-from nvmxfuzz.oracles.migration_tries import Tried, attempts_of, plain_way, try_way, way, worlds
-from nvmxfuzz.oracles.msr_witness import MsrWorld
+from nvmxfuzz.oracles.migration.carrier import Carried, Carrier, Entry, Side
+from nvmxfuzz.oracles.migration.cases import Migrator, breaches, migrate
+from nvmxfuzz.oracles.migration.entry import attempt_on, everything, nothing
+from nvmxfuzz.oracles.migration.known import ADDRESS_CHECKS, KNOWN, KnownMigration, known
+from nvmxfuzz.oracles.migration.model_side import ModelSide
+from nvmxfuzz.oracles.migration.oracles import BREACHES, ORACLES
+from nvmxfuzz.oracles.migration.tries import (
+    Tried,
+    attempts_of,
+    plain_way,
+    try_way,
+    way,
+    worlds,
+)
+from nvmxfuzz.oracles.restore.witness import MsrWorld
 from nvmxfuzz.targets.kvm_native.migrating import side
 
 ROOT: Final = Path(__file__).parents[2]

@@ -19,8 +19,8 @@ from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.memory import Memory
 from nvmxfuzz.machine.processor import NO_POINTER
 from nvmxfuzz.machine.profile import load_profile
-from nvmxfuzz.oracles.migration import Entry, Side
-from nvmxfuzz.oracles.migration_cases import (
+from nvmxfuzz.oracles.migration.carrier import Entry, Side
+from nvmxfuzz.oracles.migration.cases import (
     Migrator,
     agreement,
     attempts_of,
@@ -28,9 +28,9 @@ from nvmxfuzz.oracles.migration_cases import (
     difference,
     migrate,
 )
-from nvmxfuzz.oracles.migration_model import ModelSide
-from nvmxfuzz.oracles.migration_tries import Usable
-from nvmxfuzz.oracles.msr_witness import Loaded, MsrWorld, WitnessStoppedError
+from nvmxfuzz.oracles.migration.model_side import ModelSide
+from nvmxfuzz.oracles.migration.tries import Usable
+from nvmxfuzz.oracles.restore.witness import Loaded, MsrWorld, WitnessStoppedError
 from nvmxfuzz.targets.kvm_native.migrating import side
 
 PROFILE = load_profile("skylake-x")

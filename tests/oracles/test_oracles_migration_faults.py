@@ -17,10 +17,10 @@ from nvmxfuzz.inputs.world import World, world_on
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.profile import load_profile
 from nvmxfuzz.oracles.finding import Finding
-from nvmxfuzz.oracles.migration import Entry, Saved, Side
-from nvmxfuzz.oracles.migration_cases import Migrator
-from nvmxfuzz.oracles.migration_model import ModelSide
-from nvmxfuzz.oracles.migration_oracles import BREACHES
+from nvmxfuzz.oracles.migration.carrier import Entry, Saved, Side
+from nvmxfuzz.oracles.migration.cases import Migrator
+from nvmxfuzz.oracles.migration.model_side import ModelSide
+from nvmxfuzz.oracles.migration.oracles import BREACHES
 
 HARNESS: Final = load_harness(harness_file("migration"))
 EPT_VPID: Final = 0x48C

@@ -15,10 +15,15 @@ from nvmxfuzz.errors import InputError
 from nvmxfuzz.kvm.host import DEFAULT_PARAMS, HostCpu, ModuleParams
 from nvmxfuzz.kvm.msr_behaviour import MSR_KERNELS
 from nvmxfuzz.machine.profile import load_profile, profile_names
-from nvmxfuzz.oracles.capability_names import NAMED_MSRS, Capability, capabilities
-from nvmxfuzz.oracles.migration_table import MigrationTable, conform, migration_table, offering
-from nvmxfuzz.oracles.msr_offer import offer, wider
-from nvmxfuzz.oracles.msr_witness import ModelMsrs, MsrWorld
+from nvmxfuzz.oracles.migration.table import (
+    MigrationTable,
+    conform,
+    migration_table,
+    offering,
+)
+from nvmxfuzz.oracles.restore.bit_names import NAMED_MSRS, Capability, capabilities
+from nvmxfuzz.oracles.restore.offer import offer, wider
+from nvmxfuzz.oracles.restore.witness import ModelMsrs, MsrWorld
 from nvmxfuzz.targets.kvm_native.msrs import msr_witness
 
 SECONDARY, MISC, BASIC, EPT_VPID = 0x48B, 0x485, 0x480, 0x48C

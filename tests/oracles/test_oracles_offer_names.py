@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from nvmxfuzz.machine.profile import load_profile, profile_names
-from nvmxfuzz.oracles.capability_names import NAMED_MSRS
-from nvmxfuzz.oracles.offer_names import features, names_of
+from nvmxfuzz.oracles.restore.bit_names import NAMED_MSRS
+from nvmxfuzz.oracles.restore.offer_names import features, names_of
 
 PIN, PIN_DEFAULT, VMFUNC = 0x48D, 0x481, 0x491
 

@@ -15,12 +15,8 @@ from nvmxfuzz.kvm.evmcs import EVMCS_5_18
 from nvmxfuzz.kvm.host import DEFAULT_PARAMS, HostCpu, ModuleParams
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.profile import load_profile
-from nvmxfuzz.oracles import policies
-from nvmxfuzz.oracles.capability_names import CONTROL_TABLES, NAMED_MSRS, Capability, capabilities
-from nvmxfuzz.oracles.capability_users import user_of
-from nvmxfuzz.oracles.migration_table import migration_table, offering
-from nvmxfuzz.oracles.msr_witness import ModelMsrs, MsrWorld
-from nvmxfuzz.oracles.policies import (
+from nvmxfuzz.oracles.migration import policies
+from nvmxfuzz.oracles.migration.policies import (
     POLICIES,
     Consequence,
     Entries,
@@ -31,6 +27,10 @@ from nvmxfuzz.oracles.policies import (
     judging,
     l1_processor,
 )
+from nvmxfuzz.oracles.migration.table import migration_table, offering
+from nvmxfuzz.oracles.migration.users import user_of
+from nvmxfuzz.oracles.restore.bit_names import CONTROL_TABLES, NAMED_MSRS, Capability, capabilities
+from nvmxfuzz.oracles.restore.witness import ModelMsrs, MsrWorld
 
 SECONDARY: Final = 0x48B
 VMFAIL: Final = "fail-valid 7"

@@ -28,8 +28,9 @@ from nvmxfuzz.inputs.world import World, world_on
 from nvmxfuzz.kvm import msr_vcpu
 from nvmxfuzz.kvm.guest_cpuid import GuestCpuid
 from nvmxfuzz.kvm.msr_behaviour import EMULATED_VMX_MSRS
-from nvmxfuzz.oracles.kvm_restore import real_oracles
-from nvmxfuzz.oracles.msr_witness import (
+from nvmxfuzz.oracles.restore.case import offered, prepared
+from nvmxfuzz.oracles.restore.kvm_restore import real_oracles
+from nvmxfuzz.oracles.restore.witness import (
     Loaded,
     ModelMsrs,
     MsrWorld,
@@ -42,8 +43,7 @@ from nvmxfuzz.oracles.msr_witness import (
     WitnessStoppedError,
     Wrmsr,
 )
-from nvmxfuzz.oracles.restore_case import offered, prepared
-from nvmxfuzz.oracles.worlds import NEEDED, msr_world
+from nvmxfuzz.oracles.restore.worlds import NEEDED, msr_world
 from nvmxfuzz.triage.minimise import Budget
 from nvmxfuzz.triage.reproduce import triage
 

@@ -11,7 +11,7 @@ from nvmxfuzz.inputs.world import FEATURES, PARAMETERS, parameters_of, world_on
 from nvmxfuzz.kvm.guest_cpuid import CPUID_BITS
 from nvmxfuzz.kvm.host import DEFAULT_PARAMS, HostCpu, ModuleParams
 from nvmxfuzz.machine.profile import load_profile, profile_names
-from nvmxfuzz.oracles.worlds import msr_world
+from nvmxfuzz.oracles.restore.worlds import msr_world
 
 
 @pytest.mark.parametrize("name", profile_names())

@@ -17,7 +17,7 @@ from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.outcome import ENTERED, exit_on_entry, fail_valid
 from nvmxfuzz.machine.processor import NO_POINTER
 from nvmxfuzz.machine.profile import load_profile
-from nvmxfuzz.oracles.kvm_witness import Once
+from nvmxfuzz.oracles.kvm.witness import Once
 from nvmxfuzz.targets.kvm_model import KvmModel
 from nvmxfuzz.targets.kvm_native.build.objects import usable
 from nvmxfuzz.targets.kvm_native.target import KvmTarget

@@ -2,7 +2,7 @@
 """Where nested.c makes its consistency checks, the CC() sites, found in the source itself.
 
 A site is told by its function and by 8 hexadecimal digits of the SHA-256 of its condition, as
-`nvmxfuzz.oracles.kvm_witness.place` tells a check that failed: the text is the kernel's. Which
+`nvmxfuzz.oracles.kvm.witness.place` tells a check that failed: the text is the kernel's. Which
 check of the model one is stands in `nvmxfuzz.kvm.traced_checks`.
 """
 

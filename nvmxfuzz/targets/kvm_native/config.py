@@ -19,7 +19,7 @@ from nvmxfuzz.errors import InputError
 from nvmxfuzz.kvm.host import HostCpu, ModuleParams
 from nvmxfuzz.kvm.source import Kernel
 from nvmxfuzz.kvm.vmcs_config import ConfigOutcome, KernelWarning, VmcsConfig
-from nvmxfuzz.oracles.kvm_config import NoConfig
+from nvmxfuzz.oracles.config.kvm_config import NoConfig
 from nvmxfuzz.targets.kvm_native import native
 from nvmxfuzz.targets.kvm_native.config_log import warning_of
 from nvmxfuzz.targets.kvm_native.results import Stopped

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The real KVM as one side of a migration: see `nvmxfuzz.oracles.migration`."""
+"""The real KVM as one side of a migration: see `nvmxfuzz.oracles.migration.carrier`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Final
 from nvmxfuzz.inputs.world import World
 from nvmxfuzz.kvm.traced_checks import check_names
 from nvmxfuzz.machine.attempt import Attempt
-from nvmxfuzz.oracles.migration import ENTERED, Entry, Saved, Side
-from nvmxfuzz.oracles.migration_cases import Migrator, model_side
-from nvmxfuzz.oracles.msr_witness import WitnessStoppedError
+from nvmxfuzz.oracles.migration.carrier import ENTERED, Entry, Saved, Side
+from nvmxfuzz.oracles.migration.cases import Migrator, model_side
+from nvmxfuzz.oracles.restore.witness import WitnessStoppedError
 from nvmxfuzz.targets.kvm_native import ioctl_numbers as io
 from nvmxfuzz.targets.kvm_native import structures as s
 from nvmxfuzz.targets.kvm_native.agreement.witness import how_it_ended

@@ -24,7 +24,7 @@ from nvmxfuzz.inputs.places import VMXON_REGION
 from nvmxfuzz.kvm.guest_cpuid import CPUID_BITS, CpuidEntry, GuestCpuid
 from nvmxfuzz.kvm.host import HostCpu, ModuleParams
 from nvmxfuzz.machine.profile import load_profile
-from nvmxfuzz.oracles.msr_witness import (
+from nvmxfuzz.oracles.restore.witness import (
     FLAGS,
     VMX_MSRS,
     WATCHED,

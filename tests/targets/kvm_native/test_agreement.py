@@ -31,8 +31,8 @@ from nvmxfuzz.machine.outcome import ENTERED, Outcome, exit_on_entry, fail_valid
 from nvmxfuzz.machine.processor import Processor
 from nvmxfuzz.machine.profile import load_profile
 from nvmxfuzz.machine.vmcs import Vmcs
-from nvmxfuzz.oracles.kvm_l1 import unmet
-from nvmxfuzz.oracles.kvm_model import Both, RealEntry, agreement, compare
+from nvmxfuzz.oracles.kvm.l1 import unmet
+from nvmxfuzz.oracles.kvm.model import Both, RealEntry, agreement, compare
 from nvmxfuzz.targets.kvm_native.agreement.configuration import Configuration
 from nvmxfuzz.targets.kvm_native.agreement.random_case import random_configuration, random_launch
 from nvmxfuzz.targets.kvm_native.agreement.random_vmcs import ALL

@@ -21,7 +21,7 @@ from nvmxfuzz.inputs.memory_edit import MemoryEdit, edited
 from nvmxfuzz.inputs.places import VTPR
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.profile import load_profile
-from nvmxfuzz.oracles.known_kvm import entries_of
+from nvmxfuzz.oracles.kvm.known import entries_of
 from nvmxfuzz.targets.kvm_native.bench.missing import RULES, MissingChecks
 from nvmxfuzz.targets.kvm_native.bench.software_checks import (
     INSTRUCTIONS,

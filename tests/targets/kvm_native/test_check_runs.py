@@ -11,7 +11,7 @@ import pytest
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.case import EntryCase
 from nvmxfuzz.inputs.load import load_case
-from nvmxfuzz.oracles.kvm_witness import place
+from nvmxfuzz.oracles.kvm.witness import place
 from nvmxfuzz.targets.base import Message
 from nvmxfuzz.targets.kvm_native.build.objects import BuiltObject
 from nvmxfuzz.targets.kvm_native.check_runs import UNREACHABLE, CheckRuns, places_of

@@ -17,7 +17,7 @@ from nvmxfuzz.inputs.case import EntryCase
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.outcome import ENTERED, exit_on_entry, fail_valid
 from nvmxfuzz.machine.profile import Profile, load_profile
-from nvmxfuzz.oracles.kvm_loop import loop_oracles
+from nvmxfuzz.oracles.kvm.loop import loop_oracles
 from nvmxfuzz.targets.base import (
     Observation,
     Target,

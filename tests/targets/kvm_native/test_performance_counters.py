@@ -14,7 +14,7 @@ from nvmxfuzz.inputs.bases import base
 from nvmxfuzz.inputs.case import EntryCase
 from nvmxfuzz.machine.outcome import ENTERED
 from nvmxfuzz.machine.profile import Profile, load_profile
-from nvmxfuzz.oracles.kvm_entry import kvm_oracles
+from nvmxfuzz.oracles.kvm.entry import kvm_oracles
 from nvmxfuzz.targets.kvm_native import l1
 from nvmxfuzz.targets.kvm_native.build.objects import BuiltObject
 from nvmxfuzz.targets.kvm_native.hardware import hardware_of

@@ -36,7 +36,7 @@ from nvmxfuzz.machine.outcome import (
 from nvmxfuzz.machine.processor import NO_POINTER, Processor
 from nvmxfuzz.machine.profile import Profile, load_profile, profile_names
 from nvmxfuzz.machine.vmcs import Vmcs
-from nvmxfuzz.oracles.kvm_model import Both, Model, NoEntry, RealEntry
+from nvmxfuzz.oracles.kvm.model import Both, Model, NoEntry, RealEntry
 from nvmxfuzz.targets.kvm_native import l1, native
 from nvmxfuzz.targets.kvm_native.agreement.configuration import Configuration
 from nvmxfuzz.targets.kvm_native.agreement.loaded import Loaded, load, with_places
