@@ -181,11 +181,11 @@ ENTRIES: Final = (
     ),
     KnownChange(
         "loop.late-vmfail-efer",
-        "After such a VMfail L1 goes on with the EFER of L2 where the processor cannot load EFER "
-        "at VM entry.",
+        "After such a VMfail L1 goes on with SCE of L2, and LMA of the host, where the processor "
+        "cannot load EFER at VM entry.",
         "nested_vmx_get_vmcs01_guest_efer",
         (HOST_RESTORED, TRANSPARENT),
-        frozenset({"L1's efer"}),
+        frozenset({"L1's efer", "vmcs01 vm_entry_controls"}),
         _efer_goes_late,
         page="late-vmfail",
     ),

@@ -98,6 +98,17 @@ MISTAKES: Final = (
         page="pdptes-of-l1",
     ),
     KvmDifference(
+        "kvm.execution.late-vmfail-without-pae",
+        "After a late VMfail an L1 of 32 bits has LMA where the processor cannot load EFER at VM "
+        "entry; without PAE KVM takes that for a bug of its own, and gives up the VM.",
+        sections.EXECUTION_CONTROLS,
+        where.late_vmfail_without_pae,
+        function="nested_vmx_restore_host_state",
+        harm=("WARN arch/x86/kvm/mmu/mmu.c:", "KVM_RUN: EIO"),
+        kernels=("6.12",),
+        page="late-vmfail",
+    ),
+    KvmDifference(
         "kvm.guest.activity-state",
         "KVM puts no activity state into the merged VMCS, and does not check itself what goes "
         "together with it.",

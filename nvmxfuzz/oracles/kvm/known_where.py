@@ -13,6 +13,12 @@ from nvmxfuzz.arch.registers import Cr0, Cr4, DebugCtl, Efer, Rflags
 from nvmxfuzz.arch.segments import AccessRights, SegmentType, Selector
 from nvmxfuzz.cpu.conditions import host_64
 from nvmxfuzz.cpu.entry import Entry
+from nvmxfuzz.cpu.execution_apic import (
+    checks_tpr_threshold_at_entry,
+    exits_below_tpr_threshold,
+    tpr_threshold_not_above_vtpr,
+    tpr_threshold_reserved,
+)
 from nvmxfuzz.cpu.guest_pdptes import pae_guest_without_ept
 from nvmxfuzz.cpu.msr_slots import MsrSlot, load_slots
 from nvmxfuzz.cpu.msr_values import SYSENTER_ADDRESSES
@@ -96,6 +102,30 @@ def virtual_apic_beyond_memory(entry: Entry) -> bool:
 def tpr_shadow_dropped(entry: Entry) -> bool:
     """The TPR shadow is on a page where L1 has no memory, and of no use: KVM turns it off."""
     return _virtual_apic_missing(entry) and _tpr_shadow_useless(entry)
+
+
+def late_vmfail_without_pae(entry: Entry) -> bool:
+    """The processor refuses the TPR threshold to an L1 of 32 bits without PAE.
+
+    KVM does not keep L2 to itself, and has a processor that cannot load EFER at VM entry. It
+    offers L1 that all the same: such a processor is known by PAT, which came with it.
+    """
+    processor = entry.processor
+    return (
+        entry.caps.entry_may & VmEntry.LOAD_IA32_PAT == 0
+        and processor.cr0 & Cr0.PG != 0
+        and processor.cr4 & Cr4.PAE == 0
+        and (virtual_apic_beyond_memory(entry) or _tpr_threshold_wrong(entry))
+        and not keeps_l2_to_itself(entry)
+    )
+
+
+def _tpr_threshold_wrong(entry: Entry) -> bool:
+    if tpr_shadow_dropped(entry):
+        return False
+    if exits_below_tpr_threshold(entry) and not tpr_threshold_reserved(entry):
+        return True
+    return bool(checks_tpr_threshold_at_entry(entry)) and not tpr_threshold_not_above_vtpr(entry)
 
 
 def _virtual_apic_missing(entry: Entry) -> bool:
