@@ -439,3 +439,24 @@ def test_a_late_vmfail_gives_an_l1_of_32_bits_the_efer_of_the_host(
         assert both.real.l1["efer"] & Efer.LMA
     else:
         assert both.real.died == "vm-bugged"
+
+
+def test_an_l1_that_cannot_go_on_is_no_part_of_the_entry_that_failed(real: EntryWitness) -> None:
+    """Without EPT 6.1 shuts L1 down for a PDPTE that points beyond its memory."""
+    real.configure(replace(PLAIN, parameters=(("ept", 0),)))
+    cr4 = int(Cr4.PAE | Cr4.VMXE)
+    vmcs = base("guest-pae", load_profile(f"kvm-{real.kernel}-penryn")).vmcs
+    changes = {
+        "vm_exit_controls": vmcs.vm_exit_controls & ~VmExit.HOST_ADDRESS_SPACE_SIZE,
+        "host_cr4": cr4,
+        "host_cr3": 0x2_0000,
+        "host_rip": 0x1000,
+        "host_ia32_efer": 0,
+    }
+    l1 = Processor(cr0=0x8000_0031, cr3=0x1000, cr4=cr4, efer=0, cs_l=False)
+    beyond = ((0x2_0000, struct.pack("<4Q", RAM | 1, 0, 0, 0)),)
+    failed = exit_on_entry(34, 1)
+    both = real.enter(Launch(vmcs.replace(changes), l1, memory=beyond, answers=(failed,)))
+    assert compare(both).relation == "agreed"
+    assert isinstance(both.real, RealEntry)
+    assert (both.real.outcome, both.model.outcome) == (failed, failed)

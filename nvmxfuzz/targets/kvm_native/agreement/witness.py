@@ -18,7 +18,7 @@ from nvmxfuzz.arch.controls import VmEntry
 from nvmxfuzz.arch.events import InterruptionInfo, Vector
 from nvmxfuzz.arch.exit_reasons import ExitReason
 from nvmxfuzz.arch.fields import FIELD_BY_NAME
-from nvmxfuzz.arch.registers import Rflags
+from nvmxfuzz.arch.registers import Cr4, Efer, Rflags
 from nvmxfuzz.kvm.entry_behaviour import entry_behaviour
 from nvmxfuzz.kvm.entry_run import FAIL_ENTRY, INTERNAL_ERROR, TRIPLE_FAULT, VM_BUGGED, NestedEntry
 from nvmxfuzz.kvm.nested_enter import vm_entry
@@ -364,7 +364,10 @@ class EntryWitness:
             # L2 was to halt, its timer had run out, and it is that exit which aborts.
             self._died_behind = True
             return ENTERED, ""
-        if died is not None and (self._l1_again is None or died == VM_BUGGED):
+        if died == TRIPLE_FAULT and vmcs12.vm_exit_reason and _lacks_root(loaded):
+            # The entry is over, and L1 itself cannot go on.
+            self._died_behind = True
+        elif died is not None and (self._l1_again is None or died == VM_BUGGED):
             return None, died
         if vmcs12.vm_exit_reason & _ENTRY_FAILURE:
             number = vmcs12.vm_exit_reason & _BASIC_REASON
@@ -477,6 +480,17 @@ def how_it_ended(ran: Ran) -> tuple[Outcome | None, str]:
     if ran.rflags & Rflags.ZF:
         return fail_valid(ran.instruction_error), ""
     return exit_on_entry(ran.exit_reason & _BASIC_REASON, ran.exit_qualification), ""
+
+
+def _lacks_root(loaded: Loaded) -> bool:
+    """Whether L1's page tables begin beyond its memory: KVM without EPT needs them to run L1."""
+    if loaded.kvm.params.ept:
+        return False
+    sregs = loaded.made.vcpu.get_sregs2()
+    roots: tuple[int, ...] = (sregs.cr3,)
+    if sregs.cr4 & Cr4.PAE and not sregs.efer & Efer.LMA:
+        roots = tuple(pdpte for pdpte in sregs.pdptrs if pdpte & 1)
+    return any(root >= RAM for root in roots)
 
 
 def _registers(loaded: Loaded) -> Mapping[str, int]:
