@@ -6,18 +6,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
+from nvmxfuzz.inputs.session_steps import SessionStep
 from nvmxfuzz.inputs.steps import Step
 from nvmxfuzz.inputs.world import World
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.profile import Profile
 
-CaseKind = Literal["vm_entry", "capability_config", "capability_restore", "migration"]
+CaseKind = Literal["vm_entry", "capability_config", "capability_restore", "migration", "session"]
 """What a case is a case of; a file says it under the key `harness`."""
 
 SlotKind = Literal["vm_entry", "capability_config"]
 """The kinds of `SlotCase`."""
 
-WorldKind = Literal["capability_restore", "migration"]
+WorldKind = Literal["capability_restore", "migration", "session"]
 """The kinds of cases that have worlds."""
 
 SLOT_KINDS: Final[tuple[SlotKind, ...]] = ("vm_entry", "capability_config")
@@ -27,6 +28,7 @@ CASE_KINDS: Final[tuple[CaseKind, ...]] = (
     "capability_config",
     "capability_restore",
     "migration",
+    "session",
 )
 
 Order = Literal["listed", "ascending", "descending"]
@@ -143,8 +145,37 @@ class MigrationCase:
         return self.source.base
 
 
+@dataclass(frozen=True, slots=True)
+class SessionCase:
+    """The vCPUs of a VM in a world, and what happens to them: at most `session_steps.MOST_STEPS`.
+
+    All are plain at first: the processor in 64-bit mode at CPL 0, CPUID as the world has it, the
+    regions of `session_steps.PLACES` in memory, VMX enabled by IA32_FEATURE_CONTROL and CR4, and
+    not in VMX operation.
+    """
+
+    world: World
+    steps: tuple[SessionStep, ...] = ()
+    note: str = field(default="", compare=False)
+
+    @property
+    def harness(self) -> WorldKind:
+        """The kind of the case."""
+        return "session"
+
+    @property
+    def profile(self) -> Profile:
+        """The processor of the world."""
+        return self.world.profile
+
+    @property
+    def base(self) -> str:
+        """The profile that the world is told against."""
+        return self.world.base
+
+
 SlotCase: TypeAlias = EntryCase | ConfigCase
 """A case that is a list of slots (`inputs.layout`) and nothing else."""
-WorldCase: TypeAlias = RestoreCase | MigrationCase
+WorldCase: TypeAlias = RestoreCase | MigrationCase | SessionCase
 """A case that has worlds."""
 Case: TypeAlias = SlotCase | WorldCase
