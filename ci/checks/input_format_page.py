@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from nvmxfuzz.inputs import codec, records, step_codec, world_codec
+from nvmxfuzz.inputs import codec, records, session_codec, session_steps, step_codec, world_codec
 from nvmxfuzz.inputs.bases import GUEST_BASES, base
 from nvmxfuzz.inputs.case import (
     DEFAULT_KERNEL,
@@ -17,16 +17,18 @@ from nvmxfuzz.inputs.case import (
     EntryCase,
     MigrationCase,
     RestoreCase,
+    SessionCase,
 )
 from nvmxfuzz.inputs.difference import Edit, apply
 from nvmxfuzz.inputs.expectation import (
+    BreachExpectation,
     ConfigExpectation,
     Expectation,
-    RestoreExpectation,
     Vector,
 )
 from nvmxfuzz.inputs.layout import KERNELS, VERSION, Slot, layout
 from nvmxfuzz.inputs.order import BASES, PROFILES
+from nvmxfuzz.inputs.session_steps import session_step
 from nvmxfuzz.inputs.step_text import KEYS, KINDS, MSR_NAMES
 from nvmxfuzz.inputs.steps import (
     MOST_STEPS,
@@ -87,7 +89,7 @@ the MSR does not exist.
 
 
 WORLDS = f"""
-The other two kinds of cases have *worlds*: a profile as edited, with `kernel`, `[parameters]` of
+The other kinds of cases have *worlds*: a profile as edited, with `kernel`, `[parameters]` of
 the modules, and the CPUID features that are `toggled` against it. A restore (`capability_restore`)
 is one world and what happens to a vCPU there, at most {MOST_STEPS} steps. A value that is written
 is a number, or what a KVM `offered`, the world's own or another: `by` a kernel, `on` the plain
@@ -98,6 +100,16 @@ processor of a profile; of that the bits of `unset` are cleared, those of `set` 
 STEPS = """
 | step | keys | what happens |
 | --- | --- | --- |"""
+
+SESSION = f"""
+A session is one world, whose VM has {session_steps.VCPUS} vCPUs (`vcpu`, 0 by default), and what
+happens to them, at most {session_steps.MOST_STEPS} steps. Operands that are left out are 0, or the
+first of their words.
+"""
+
+WORDS = """
+| operand | words by number |
+| --- | --- |"""
 
 MIGRATION = f"""
 A migration has two worlds and a VM entry. `order`, in which userspace writes the MSRs, is one of
@@ -118,6 +130,15 @@ def page() -> Iterator[str]:
     for word, kind in KINDS.items():
         keys = ", ".join(f"`{key}`" for key in KEYS.get(kind, ()))
         yield f"| `{word}` | {keys} | {' '.join((kind.__doc__ or '').split())} |"
+    yield SESSION
+    yield from example(session_example())
+    yield STEPS
+    for step in session_steps.STEP_KINDS:
+        keys = ", ".join(f"`{operand.name}`" for operand in step.operands)
+        yield f"| `{step.name}` | {keys} | {step.sentence} |"
+    yield WORDS
+    for name, choices in choices_of_sessions():
+        yield f"| {name} | {', '.join(f'`{choice}`' for choice in choices)} |"
     yield MIGRATION
     yield from example(migration_example())
     yield EXPECT
@@ -148,7 +169,35 @@ def restore_example() -> Vector:
     steps = (SetCpuid(frozenset({"MPX"})), SetMsrs((timer, rate)), Rdmsr(0x485))
     world = replace(world_on(DEFAULT_PROFILE, "6.1"), parameters=(("pml", 0),))
     breaches = ("restore.never-widens: IA32_VMX_MISC timer-rate",)
-    return Vector(RestoreCase(world, steps), RestoreExpectation(breaches))
+    return Vector(RestoreCase(world, steps), BreachExpectation(breaches))
+
+
+def session_example() -> Vector:
+    """Return a session."""
+    steps = (
+        session_step("vmxon"),
+        session_step("vmptrld"),
+        session_step("prepare", base="guest-64"),
+        session_step("vmwrite", field="guest_rflags", value=0xA),
+        session_step("vmlaunch"),
+        session_step("set-msr", vcpu=1, msr="IA32_EFER", flip=0x800),
+    )
+    return Vector(SessionCase(world_on(DEFAULT_PROFILE, "6.1"), steps))
+
+
+def choices_of_sessions() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the words that operands take, each list once; VMCS fields are told elsewhere."""
+    seen: set[tuple[str, ...]] = set()
+    for kind in session_steps.STEP_KINDS:
+        for operand in kind.operands:
+            if operand.choices and operand.choices not in seen | {fields_of_sessions()}:
+                seen.add(operand.choices)
+                yield f"`{operand.name}` of `{kind.name}`", operand.choices
+
+
+def fields_of_sessions() -> tuple[str, ...]:
+    """Return the VMCS fields by the numbers that a step has for them."""
+    return session_steps.STEP_BY_NAME["vmread"].operands[0].choices
 
 
 def migration_example() -> Vector:
@@ -176,9 +225,14 @@ def binary() -> Iterator[str]:
     yield ""
     yield body(step_codec.__doc__)
     yield ""
+    yield body(session_codec.__doc__)
+    yield ""
     yield f"MSRs by number: {', '.join(MSR_NAMES[at] for at in step_codec.MSRS)}.\n"
     yield f"CPUID features by number: {', '.join(FEATURES)}.\n"
-    yield f"Steps by number: {', '.join(KINDS)}. Kernels by number: {', '.join(KERNELS)}.\n"
+    yield f"Steps of a restore by number: {', '.join(KINDS)}.\n"
+    yield f"Steps of a session by number: {', '.join(session_steps.STEP_BY_NAME)}.\n"
+    yield f"VMCS fields of a session's steps by number: {', '.join(fields_of_sessions())}.\n"
+    yield f"Kernels by number: {', '.join(KERNELS)}.\n"
     yield f"Profiles by number: {', '.join(PROFILES)}.\n"
     yield (
         f"Bases by number: {', '.join(BASES)}; a greater number means one of "

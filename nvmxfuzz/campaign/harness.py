@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 from zlib import crc32
 
-from nvmxfuzz.inputs.case import Case, CaseKind, MigrationCase, RestoreCase, WorldCase
+from nvmxfuzz.inputs.case import Case, CaseKind, WorldCase
 from nvmxfuzz.inputs.codec import decode, encode
 from nvmxfuzz.inputs.order import PROFILES
 from nvmxfuzz.inputs.rebase import rebase
@@ -113,7 +113,7 @@ class Harness:
 
     def at_home(self, case: Case) -> Case:
         """Return a case as it is where the campaign keeps to: most are that already."""
-        if isinstance(case, RestoreCase | MigrationCase):
+        if isinstance(case, WorldCase):
             return self.home(case)
         if self.profiles is PROFILES or case.profile.name in self.profiles:
             return case

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.errors import InputError
-from nvmxfuzz.inputs.case import CaseKind, MigrationCase, RestoreCase, WorldCase
+from nvmxfuzz.inputs.case import CaseKind, MigrationCase, WorldCase
 from nvmxfuzz.machine.profile import DEFAULT_PROFILE, profile_names
 
 if TYPE_CHECKING:
@@ -123,8 +123,8 @@ def _real_kernel(target: str, harness: str) -> str:
 
 
 def on_kernel(kernel: str, case: WorldCase) -> WorldCase:
-    """Return a restore in a world of that kernel, or a migration to it unless it is from there."""
-    if isinstance(case, RestoreCase) and case.world.kernel != kernel:
+    """Return a case of one world in a world of that kernel, or a migration to it unless from it."""
+    if not isinstance(case, MigrationCase) and case.world.kernel != kernel:
         return replace(case, world=replace(case.world, kernel=kernel))
     if isinstance(case, MigrationCase) and kernel not in (
         case.source.kernel,

@@ -20,6 +20,7 @@ _WHAT: Mapping[CaseKind, str] = {
     "capability_config": "a capability config",
     "capability_restore": "a restore of capability MSRs",
     "migration": "a migration",
+    "session": "a session",
 }
 
 

@@ -38,6 +38,9 @@ ORDERS: Final[tuple[Order, ...]] = ("listed", "ascending", "descending")
 ZERO: Final = "zero"
 """The base that supposes nothing: an empty VMCS, no memory, and for a config no MSR at all."""
 
+SESSION_KERNELS: Final = ("6.12", "6.1")
+"""Kernels that sessions are run on, the usual one first."""
+
 DEFAULT_KERNEL: Final = "6.12"
 """The kernel version of a config case that names none."""
 

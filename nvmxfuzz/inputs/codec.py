@@ -36,10 +36,9 @@ from nvmxfuzz.inputs.case import (
     CaseKind,
     ConfigCase,
     EntryCase,
-    MigrationCase,
-    RestoreCase,
     SlotCase,
     SlotKind,
+    WorldCase,
 )
 from nvmxfuzz.inputs.difference import differences
 from nvmxfuzz.inputs.document import MAX_BYTES
@@ -99,7 +98,7 @@ def decode(data: bytes, harness: CaseKind, profiles: tuple[str, ...] = PROFILES)
 
     `profiles` are the names that the third byte means.
     """
-    if harness == "capability_restore" or harness == "migration":  # narrows
+    if harness != "vm_entry" and harness != "capability_config":  # narrows
         return decode_in_world(data, harness)
     header, body = data[:HEADER_BYTES].ljust(HEADER_BYTES, b"\0"), data[HEADER_BYTES:MAX_BYTES]
     version, flags, profile, number = header
@@ -134,7 +133,7 @@ def _before_records(start: _Start, words: bytes, repaired: bool) -> Attempt:
 
 def encode(case: Case, profiles: tuple[str, ...] = PROFILES) -> bytes:
     """Return bytes that `decode` to an equal case; the note, which equality ignores, is lost."""
-    if isinstance(case, RestoreCase | MigrationCase):
+    if isinstance(case, WorldCase):
         return encode_in_world(case)
     header = _header(case, profiles)
     if header is None:

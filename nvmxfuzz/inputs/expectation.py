@@ -58,13 +58,13 @@ class ConfigExpectation:
 
 
 @dataclass(frozen=True, slots=True)
-class RestoreExpectation:
-    """What oracles say of a restore or a migration on the model: "ORACLE: SITE" for each breach."""
+class BreachExpectation:
+    """What oracles say of a case in worlds: "ORACLE: SITE" for each breach, known or not."""
 
     breaches: tuple[str, ...] = ()
 
 
-AnyExpectation: TypeAlias = Expectation | ConfigExpectation | RestoreExpectation
+AnyExpectation: TypeAlias = Expectation | ConfigExpectation | BreachExpectation
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,9 @@ def parse_expectation(table: Mapping[str, Any], harness: CaseKind) -> AnyExpecta
     """Return the expectation that the table `expect` states."""
     if harness == "capability_config":
         return _parse_config(table)
-    if harness in ("capability_restore", "migration"):
+    if harness in ("capability_restore", "migration", "session"):
         values.only_keys(table, ("breaches",), "expect")
-        return RestoreExpectation(_names(table, "breaches"))
+        return BreachExpectation(_names(table, "breaches"))
     values.only_keys(table, ("broken", "unknown", "held", "na", "outcome"), "expect")
     return Expectation(
         broken=_names(table, "broken"),
@@ -121,7 +121,7 @@ def expectation_table(expectation: AnyExpectation) -> dict[str, Any]:
         if expectation.warnings is not None:
             table["warnings"] = list(expectation.warnings)
         return table
-    if isinstance(expectation, RestoreExpectation):
+    if isinstance(expectation, BreachExpectation):
         return {"breaches": list(expectation.breaches)}
     table = {"broken": list(expectation.broken)}
     for key in ("unknown", "held", "na"):

@@ -47,7 +47,7 @@ def mutator(harness: CaseKind, own: Own, profiles: tuple[str, ...] = PROFILES) -
 
     `profiles` are those that the inputs have numbers for.
     """
-    if harness == "capability_restore" or harness == "migration":  # narrows
+    if harness != "vm_entry" and harness != "capability_config":  # narrows
         return _mutator_in_world(harness, own)
     rng = QuickRandom()
 
@@ -62,7 +62,7 @@ def mutator(harness: CaseKind, own: Own, profiles: tuple[str, ...] = PROFILES) -
 
 def cross_over(harness: CaseKind, profiles: tuple[str, ...] = PROFILES) -> CrossOver:
     """Return the custom crossover of `harness`: edits of both inputs on the base of one."""
-    if harness == "capability_restore" or harness == "migration":  # narrows
+    if harness != "vm_entry" and harness != "capability_config":  # narrows
         return _cross_over_in_world(harness)
     rng = QuickRandom()
 

@@ -15,6 +15,7 @@ from typing import Final, Literal, TypeAlias
 
 from nvmxfuzz.arch import msr
 from nvmxfuzz.arch.fields import FIELDS
+from nvmxfuzz.inputs.vmcs_order import VMCS_ORDER
 from nvmxfuzz.inputs.world import FEATURES
 
 MOST_STEPS: Final = 64
@@ -36,6 +37,10 @@ class Operand:
     name: str
     bits: int = 64
     choices: tuple[str, ...] = ()
+
+    def fit(self, number: int) -> int:
+        """Return the least number that means the same."""
+        return number % len(self.choices) if self.choices else number & (1 << self.bits) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,17 +155,19 @@ EXITS: Final = (
 BASES: Final = ("guest-64", "guest-32", "guest-pae", "guest-real", "guest-v86")
 
 _WHERE: Final = Operand("region", choices=PLACES)
+_VMCS: Final = Operand("region", choices=(*PLACES[1:], PLACES[0]))
 _OPERAND: Final = Operand("operand", choices=LINEAR)
 _MODE: Final = Operand("mode", choices=MODES)
 _VALUE: Final = Operand("value")
-_FIELD: Final = Operand("field", choices=tuple(field.name for field in FIELDS))
+_LATER: Final = (field.name for field in FIELDS if field.name not in VMCS_ORDER)
+_FIELD: Final = Operand("field", choices=(*VMCS_ORDER, *_LATER))
 _SLOT: Final = Operand("slot", choices=("a", "b"))
 
 STEP_KINDS: Final = (
     StepKind("vmxon", "l1", "L1 executes VMXON.", (_WHERE, _OPERAND, _MODE)),
     StepKind("vmxoff", "l1", "L1 executes VMXOFF.", (_MODE,)),
-    StepKind("vmclear", "l1", "L1 executes VMCLEAR.", (_WHERE, _OPERAND, _MODE)),
-    StepKind("vmptrld", "l1", "L1 executes VMPTRLD.", (_WHERE, _OPERAND, _MODE)),
+    StepKind("vmclear", "l1", "L1 executes VMCLEAR.", (_VMCS, _OPERAND, _MODE)),
+    StepKind("vmptrld", "l1", "L1 executes VMPTRLD.", (_VMCS, _OPERAND, _MODE)),
     StepKind("vmptrst", "l1", "L1 executes VMPTRST.", (_OPERAND, _MODE)),
     StepKind("vmread", "l1", "L1 executes VMREAD into RAX.", (_FIELD, _MODE)),
     StepKind("vmwrite", "l1", "L1 executes VMWRITE.", (_FIELD, _VALUE, _MODE)),
@@ -207,7 +214,7 @@ STEP_KINDS: Final = (
         "memory-write",
         "platform",
         "Eight bytes of guest memory change.",
-        (_WHERE, Operand("offset", 12), _VALUE),
+        (_VMCS, Operand("offset", 12), _VALUE),
     ),
     StepKind(
         "set-regs",
@@ -280,3 +287,17 @@ STEP_KINDS: Final = (
 STEP_BY_NAME: Final[Mapping[str, StepKind]] = MappingProxyType(
     {kind.name: kind for kind in STEP_KINDS}
 )
+
+
+def session_step(kind: str, vcpu: int = 0, **operands: int | str) -> SessionStep:
+    """Return a step from its operands by name, choices by their words; what is left out is 0."""
+    known = STEP_BY_NAME[kind].operands
+    if extra := operands.keys() - {operand.name for operand in known}:
+        raise KeyError(f"{kind} has no {', '.join(sorted(extra))}")
+    return SessionStep(
+        kind, vcpu, tuple(_number(operand, operands.get(operand.name, 0)) for operand in known)
+    )
+
+
+def _number(operand: Operand, value: int | str) -> int:
+    return operand.choices.index(value) if isinstance(value, str) else operand.fit(value)

@@ -24,6 +24,7 @@ from nvmxfuzz.arch import msr
 from nvmxfuzz.arch.msr import VMX_CAPABILITY_MSRS
 from nvmxfuzz.inputs.layout import KERNELS
 from nvmxfuzz.inputs.order import PROFILES
+from nvmxfuzz.inputs.reader import Reader
 from nvmxfuzz.inputs.steps import (
     MOST_STEPS,
     MOST_WRITES,
@@ -52,26 +53,9 @@ _BY_PROFILE: Final = (2, 4)
 _BY_KERNEL: Final = (3, 4)
 
 
-class _Reader:
-    """Bytes from first to last, and zeros behind them."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    @property
-    def ended(self) -> bool:
-        return self._at >= len(self._data)
-
-    def number(self, size: int = 1) -> int:
-        found = int.from_bytes(self._data[self._at : self._at + size], "little")
-        self._at += size
-        return found
-
-
 def read_steps(data: bytes) -> tuple[Step, ...]:
     """Return the steps that `data` is; what lies behind the last that a case may have is not."""
-    reader = _Reader(data)
+    reader = Reader(data)
     steps: list[Step] = []
     while not reader.ended and len(steps) < MOST_STEPS:
         steps.append(_read_step(reader))
@@ -100,7 +84,7 @@ def writes_of(step: Step) -> tuple[Write, ...]:
     return (step.write,) if isinstance(step, RestoreMsr | Wrmsr) else ()
 
 
-def _read_step(reader: _Reader) -> Step:
+def _read_step(reader: Reader) -> Step:
     kind = STEPS[reader.number() % len(STEPS)]
     if kind is SetMsrs:
         count = reader.number() % MOST_WRITES + 1
@@ -126,7 +110,7 @@ def pack_step(step: Step) -> bytes:
     return head + b"".join(map(_pack_write, writes_of(step)))
 
 
-def _read_cpuid(reader: _Reader) -> SetCpuid:
+def _read_cpuid(reader: Reader) -> SetCpuid:
     flags = reader.number()
     version: PmuVersion = "absent" if flags & 8 else "supported"
     if flags & 4:
@@ -149,7 +133,7 @@ def _pack_cpuid(step: SetCpuid) -> bytes:
     return bytes([flags, *version, len(numbers), *numbers])
 
 
-def _read_msr(reader: _Reader) -> int:
+def _read_msr(reader: Reader) -> int:
     return MSRS[reader.number() % len(MSRS)]
 
 
@@ -157,7 +141,7 @@ def _pack_msr(index: int) -> bytes:
     return bytes([MSRS.index(index)])
 
 
-def _read_write(reader: _Reader) -> Write:
+def _read_write(reader: Reader) -> Write:
     index = _read_msr(reader)
     flags = reader.number()
     kind = (flags & 7) % _OFFERS

@@ -7,8 +7,8 @@ IA32_VMX_MISC = offered by 6.1 on haswell flip 0x20
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, TypeVar
 
 from nvmxfuzz.arch import msr
 from nvmxfuzz.arch.msr import VMX_CAPABILITY_MSRS
@@ -36,6 +36,8 @@ from nvmxfuzz.inputs.steps import (
 from nvmxfuzz.inputs.world import FEATURES, MOST_PMU
 from nvmxfuzz.machine.outside import nearest, show
 from nvmxfuzz.machine.profile import load_profile
+
+_T = TypeVar("_T")
 
 MSR_NAMES: Final[Mapping[int, str]] = {
     msr.MSR_IA32_FEAT_CTL: "IA32_FEATURE_CONTROL",
@@ -125,16 +127,25 @@ def _cpuid_table(step: SetCpuid) -> Iterator[tuple[str, Any]]:
 
 def parse_steps(found: object) -> tuple[Step, ...]:
     """Return the steps that the list `steps` of a case states."""
+    return parse_tables(found, MOST_STEPS, _step)
+
+
+def parse_tables(
+    found: object, most: int, parse: Callable[[Mapping[str, Any]], _T]
+) -> tuple[_T, ...]:
+    """Return what `parse` makes of each table in a list `steps`, of which it has at most `most`."""
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
         raise InputError(f"steps is {show(found)}; give tables [[steps]]")
-    if len(found) > MOST_STEPS:
-        raise InputError(f"there are {len(found)} steps; a case has at most {MOST_STEPS}")
-    return tuple(_parse_step(table, number) for number, table in enumerate(found, 1))
+    if len(found) > most:
+        raise InputError(f"there are {len(found)} steps; a case has at most {most}")
+    return tuple(_numbered(table, number, parse) for number, table in enumerate(found, 1))
 
 
-def _parse_step(table: Mapping[str, Any], number: int) -> Step:
+def _numbered(
+    table: Mapping[str, Any], number: int, parse: Callable[[Mapping[str, Any]], _T]
+) -> _T:
     try:
-        return _step(table)
+        return parse(table)
     except InputError as problem:
         raise InputError(f"step {number}: {problem}") from None
 

@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 from nvmxfuzz.inputs.bases import base, base_names
 from nvmxfuzz.inputs.case import (
     ORDERS,
+    SESSION_KERNELS,
     ConfigCase,
     EntryCase,
     MigrationCase,
     RestoreCase,
+    SessionCase,
     SlotCase,
     SlotKind,
 )
@@ -28,8 +30,10 @@ from nvmxfuzz.inputs.difference import Edit, apply, apply_to
 from nvmxfuzz.inputs.interesting import interesting
 from nvmxfuzz.inputs.layout import KERNELS, Slot, layout
 from nvmxfuzz.inputs.order import PROFILES
+from nvmxfuzz.inputs.random_session import following_step, toggle_paging
 from nvmxfuzz.inputs.random_steps import edit_world, random_step
 from nvmxfuzz.inputs.repair import repair
+from nvmxfuzz.inputs.session_steps import SessionStep
 from nvmxfuzz.inputs.words import word_of
 from nvmxfuzz.inputs.world import World, world_on
 from nvmxfuzz.machine.profile import load_profile
@@ -78,6 +82,31 @@ def migration_cases(profiles: Sequence[str] = PROFILES) -> st.SearchStrategy[Mig
     """Return cases of the harness `migration`."""
     places = worlds(profiles)
     return st.builds(MigrationCase, places, places, entry_cases(profiles), st.sampled_from(ORDERS))
+
+
+def session_cases(profiles: Sequence[str] = PROFILES) -> st.SearchStrategy[SessionCase]:
+    """Return cases of the harness `session`: a world, mostly a plain one, and some twenty steps.
+
+    Each number that is drawn makes the step that may follow those before it.
+    """
+    plain = st.builds(world_on, st.sampled_from(tuple(profiles)), st.sampled_from(SESSION_KERNELS))
+    return st.builds(SessionCase, st.builds(_toggled, plain, st.integers(0, 7)), _SESSIONS)
+
+
+def _toggled(world: World, number: int) -> World:
+    return toggle_paging(Random(number), world) if number > _PLAIN_WORLDS else world
+
+
+def _session(numbers: list[int]) -> tuple[SessionStep, ...]:
+    steps: tuple[SessionStep, ...] = ()
+    for number in numbers:
+        steps = (*steps, following_step(Random(number), steps))
+    return steps
+
+
+_SESSIONS: Final = st.lists(st.integers(0, 2**32), max_size=30).map(_session)
+_PLAIN_WORLDS: Final = 5
+"""Of eight numbers those up to this one leave a world as it is."""
 
 
 def worlds(profiles: Sequence[str] = PROFILES) -> st.SearchStrategy[World]:

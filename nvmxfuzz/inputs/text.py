@@ -19,6 +19,7 @@ from nvmxfuzz.inputs.case import (
     EntryCase,
     MigrationCase,
     RestoreCase,
+    SessionCase,
     SlotCase,
     SlotKind,
 )
@@ -39,7 +40,9 @@ from nvmxfuzz.inputs.world_text import (
     migration_worlds,
     parse_migration,
     parse_restore,
+    parse_session,
     write_restore,
+    write_session,
 )
 from nvmxfuzz.machine.memory import UNBACKED
 from nvmxfuzz.machine.outside import nearest, show
@@ -74,6 +77,8 @@ def parse_vector(document: Mapping[str, Any]) -> Vector:
         case = parse_restore(document)
     elif harness == "migration":
         case = parse_migration(document, _parse_entry)
+    elif harness == "session":
+        case = parse_session(document)
     else:
         case = replace(
             _slot_case(document, harness, (*_HEADER, "expect")),
@@ -124,6 +129,8 @@ def dump_text(vector: Vector | Case) -> str:
         document.value("order", case.order)
     elif isinstance(case, RestoreCase):
         write_restore(document, case)
+    elif isinstance(case, SessionCase):
+        write_session(document, case)
     else:
         _write_slot_case(document, case)
     if vector.expectation is not None:

@@ -52,7 +52,11 @@ class Document:
 
     def item(self, name: str, table: Mapping[str, Any]) -> None:
         """Add a table to the list of that name."""
-        lines = [f"{key} = {_literal(value)}" for key, value in table.items()]
+        self.item_literals(name, {key: _literal(value) for key, value in table.items()})
+
+    def item_literals(self, name: str, literals: Mapping[str, str]) -> None:
+        """Add a table whose values are TOML text already to the list of that name."""
+        lines = [f"{key} = {literal}" for key, literal in literals.items()]
         self._tables.append("\n".join((f"[[{name}]]", *lines)))
 
     def text(self) -> str:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Cases in worlds as bytes: any bytes are some case.
 
-Of a `capability_restore` or a `migration` four bytes lead: version, flags (TEXT in bits 1:0: TOML
-follows), the number of the profile, the order in which a migration writes MSRs. A world is a byte
-that counts its records and the records, of the slots of worlds. In a restore the steps follow the
-world, in a migration the profile and the world of the destination, and then a VM entry with a
-header of its own.
+Of a `capability_restore`, a `session` or a `migration` four bytes lead: version, flags (TEXT in
+bits 1:0: TOML follows), the number of the profile, the order in which a migration writes MSRs. A
+world is a byte that counts its records and the records, of the slots of worlds. In a restore and in
+a session the steps follow the world, in a migration the profile and the world of the destination,
+and then a VM entry with a header of its own.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from nvmxfuzz.inputs.case import (
     EntryCase,
     MigrationCase,
     RestoreCase,
+    SessionCase,
     WorldCase,
     WorldKind,
 )
@@ -29,6 +30,7 @@ from nvmxfuzz.inputs.layout import VERSION, Slot, known_version, layout
 from nvmxfuzz.inputs.memory_edit import MemoryEdit
 from nvmxfuzz.inputs.order import PROFILES
 from nvmxfuzz.inputs.records import pack_record, read_records
+from nvmxfuzz.inputs.session_codec import pack_session, read_session
 from nvmxfuzz.inputs.step_codec import has_numbers, pack_steps, read_steps
 from nvmxfuzz.inputs.world import World, world_on
 from nvmxfuzz.inputs.world_words import build_world, world_differences, world_word
@@ -52,24 +54,27 @@ def decode_in_world(data: bytes, harness: WorldKind) -> WorldCase:
     world, body = _read_world(profile, body, version)
     if harness == "capability_restore":
         return RestoreCase(world, read_steps(body))
+    if harness == "session":
+        return SessionCase(world, read_session(body))
     destination, body = _read_world(body[0] if body else profile, body[1:], version)
     return MigrationCase(world, destination, _entry(body), ORDERS[order % len(ORDERS)])
 
 
 def encode_in_world(case: WorldCase) -> bytes:
     """Return bytes that `decode_in_world` makes an equal case of; the note is lost."""
-    source = case.world if isinstance(case, RestoreCase) else case.source
-    worlds = [source] if isinstance(case, RestoreCase) else [source, case.destination]
+    worlds = [case.source, case.destination] if isinstance(case, MigrationCase) else [case.world]
     numbered = not isinstance(case, RestoreCase) or has_numbers(case.steps)
     if not numbered or not all(world.base in PROFILES for world in worlds):
         return bytes((VERSION, TEXT, 0, 0)) + _text(case).encode()
-    profile = PROFILES.index(source.base)
+    order = ORDERS.index(case.order) if isinstance(case, MigrationCase) else 0
+    head = bytes((VERSION, 0, PROFILES.index(worlds[0].base), order)) + _pack_world(worlds[0])
     if isinstance(case, RestoreCase):
-        return bytes((VERSION, 0, profile, 0)) + _pack_world(source) + pack_steps(case.steps)
+        return head + pack_steps(case.steps)
+    if isinstance(case, SessionCase):
+        return head + pack_session(case.steps)
     from nvmxfuzz.inputs.codec import encode
 
-    order, destination = ORDERS.index(case.order), case.destination
-    head = bytes((VERSION, 0, profile, order)) + _pack_world(source)
+    destination = case.destination
     there = bytes([PROFILES.index(destination.base)]) + _pack_world(destination)
     return head + there + encode(case.entry)
 

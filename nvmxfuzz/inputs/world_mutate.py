@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Mutator and crossover of cases in worlds: they change the case, not its bytes.
 
-A step is put in, left out, made twice, moved or edited; a world is edited; the VM entry of a
-migration goes through the mutator of its own kind.
+A list of steps changes as `step_mutate` tells; a world is edited; the VM entry of a migration goes
+through the mutator of its own kind.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from nvmxfuzz.inputs.case import (
     ORDERS,
     MigrationCase,
     RestoreCase,
+    SessionCase,
     WorldKind,
 )
 from nvmxfuzz.inputs.codec import decode, encode
+from nvmxfuzz.inputs.random_session import SESSION, toggle_paging
 from nvmxfuzz.inputs.random_steps import (
     edit_world,
     random_profile,
@@ -28,6 +30,7 @@ from nvmxfuzz.inputs.random_steps import (
     random_value,
     random_write,
 )
+from nvmxfuzz.inputs.step_mutate import Steps
 from nvmxfuzz.inputs.steps import (
     MOST_STEPS,
     MOST_WRITES,
@@ -57,10 +60,10 @@ def mutated_in_world(data: bytes, harness: WorldKind, entry: Mutator, rng: Rando
     while mutations < _MOST and rng.getrandbits(1):
         mutations += 1
     for _ in range(mutations):
-        if isinstance(case, RestoreCase):
-            case = rng.choice(_RESTORE)(case, rng)
-        else:
+        if isinstance(case, MigrationCase):
             case = _mutated_migration(case, rng, entry)
+        else:
+            case = _mutated_steps(case, rng)
     return encode_in_world(case)
 
 
@@ -73,8 +76,9 @@ def crossed_in_world(data: bytes, other: bytes, harness: WorldKind, rng: Random)
     if rng.getrandbits(1):
         one, two = two, one
     if isinstance(one, RestoreCase) and isinstance(two, RestoreCase):
-        at, of = rng.randint(0, len(one.steps)), rng.randint(0, len(two.steps))
-        return encode_in_world(_with(one, one.steps[:at] + two.steps[of:]))
+        return encode_in_world(replace(one, steps=_RESTORE.crossed(one.steps, two.steps, rng)))
+    if isinstance(one, SessionCase) and isinstance(two, SessionCase):
+        return encode_in_world(replace(one, steps=SESSION.crossed(one.steps, two.steps, rng)))
     assert isinstance(one, MigrationCase)
     assert isinstance(two, MigrationCase)
     parts = ("source", "destination", "entry", "order")
@@ -82,50 +86,21 @@ def crossed_in_world(data: bytes, other: bytes, harness: WorldKind, rng: Random)
     return encode_in_world(replace(one, **taken))
 
 
-def _with(case: RestoreCase, steps: tuple[Step, ...]) -> RestoreCase:
-    return replace(case, steps=steps[:MOST_STEPS])
+def _mutated_steps(case: RestoreCase | SessionCase, rng: Random) -> RestoreCase | SessionCase:
+    chance = rng.random()
+    if isinstance(case, SessionCase):
+        # A world costs more than many steps in it.
+        if chance < 0.03:
+            return replace(case, world=toggle_paging(rng, case.world))
+        if chance < 0.97:
+            return replace(case, steps=SESSION.mutated(case.steps, rng))
+    elif chance < 0.86:
+        return replace(case, steps=_RESTORE.mutated(case.steps, rng))
+    edited = _moved(case.world, rng) if rng.random() < 0.33 else edit_world(rng, case.world)
+    return replace(case, world=edited)
 
 
 # ---------------------------------------------------------------------- restores
-
-
-def _insert(case: RestoreCase, rng: Random) -> RestoreCase:
-    at = rng.randint(0, len(case.steps))
-    return _with(case, (*case.steps[:at], random_step(rng), *case.steps[at:]))
-
-
-def _drop(case: RestoreCase, rng: Random) -> RestoreCase:
-    if not case.steps:
-        return _anew(case, rng)
-    at = rng.randrange(len(case.steps))
-    return _with(case, case.steps[:at] + case.steps[at + 1 :])
-
-
-def _repeat(case: RestoreCase, rng: Random) -> RestoreCase:
-    """Make a step again, at once or later."""
-    if not case.steps:
-        return _anew(case, rng)
-    at = rng.randrange(len(case.steps))
-    to = rng.randint(at, len(case.steps))
-    return _with(case, (*case.steps[:to], case.steps[at], *case.steps[to:]))
-
-
-def _swap(case: RestoreCase, rng: Random) -> RestoreCase:
-    """Let two steps change places."""
-    if len(case.steps) < 2:
-        return _insert(case, rng)
-    steps = list(case.steps)
-    at, to = rng.sample(range(len(steps)), 2)
-    steps[at], steps[to] = steps[to], steps[at]
-    return _with(case, tuple(steps))
-
-
-def _edit(case: RestoreCase, rng: Random) -> RestoreCase:
-    if not case.steps:
-        return _anew(case, rng)
-    at = rng.randrange(len(case.steps))
-    edited = _edited_step(case.steps[at], rng)
-    return _with(case, (*case.steps[:at], edited, *case.steps[at + 1 :]))
 
 
 def _edited_step(step: Step, rng: Random) -> Step:
@@ -164,27 +139,11 @@ def _edited_write(write: Write, rng: Random) -> Write:
     return Write(moved.index, write.value) if rng.getrandbits(1) else moved
 
 
-def _anew(case: RestoreCase, rng: Random) -> RestoreCase:
-    return _with(case, random_steps(rng, _SOME))
-
-
-def _edit_restore_world(case: RestoreCase, rng: Random) -> RestoreCase:
-    return replace(case, world=edit_world(rng, case.world))
-
-
-def _plainer_restore_world(case: RestoreCase, rng: Random) -> RestoreCase:
-    return replace(case, world=_moved(case.world, rng))
-
-
-_RESTORE: Final[tuple[Callable[[RestoreCase, Random], RestoreCase], ...]] = (
-    *(_insert,) * 5,
-    *(_edit,) * 5,
-    *(_drop,) * 3,
-    *(_repeat,) * 2,
-    *(_swap,) * 2,
-    *(_edit_restore_world,) * 2,
-    _anew,
-    _plainer_restore_world,
+_RESTORE: Final[Steps[Step]] = Steps(
+    MOST_STEPS,
+    lambda rng, _: random_step(rng),
+    _edited_step,
+    lambda rng: random_steps(rng, _SOME),
 )
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Cases in worlds as TOML.
 
-A restore is one world and its steps. A migration has three tables: `source` and `destination`, a
-world each, and `entry`, a VM entry as a file of its own would have it.
+A restore is one world and its steps, and so is a session. A migration has three tables: `source`
+and `destination`, a world each, and `entry`, a VM entry as a file of its own would have it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from nvmxfuzz.inputs.case import (
     MigrationCase,
     Order,
     RestoreCase,
+    SessionCase,
 )
 from nvmxfuzz.inputs.difference import Edit
 from nvmxfuzz.inputs.layout import Slot, layout, toggled
 from nvmxfuzz.inputs.msr_text import msr_literal, read_msrs
+from nvmxfuzz.inputs.session_text import parse_session_steps, step_literals
 from nvmxfuzz.inputs.step_text import parse_features, parse_steps, step_table
 from nvmxfuzz.inputs.world import World, world_on
 from nvmxfuzz.inputs.world_words import edited_world, world_differences
@@ -36,9 +38,20 @@ _COMMON: Final = ("format", "note", "harness", "expect")
 
 def parse_restore(document: Mapping[str, Any]) -> RestoreCase:
     """Return the case that a parsed TOML file states."""
+    world, steps, note = _parse_stepped(document)
+    return RestoreCase(world, parse_steps(steps), note)
+
+
+def parse_session(document: Mapping[str, Any]) -> SessionCase:
+    """Return the case that a parsed TOML file states."""
+    world, steps, note = _parse_stepped(document)
+    return SessionCase(world, parse_session_steps(steps), note)
+
+
+def _parse_stepped(document: Mapping[str, Any]) -> tuple[World, object, str]:
     values.only_keys(document, (*_COMMON, *_WORLD_KEYS, "steps"), "this case")
-    steps = parse_steps(document.get("steps", []))
-    return RestoreCase(_parse_world(document), steps, values.text(document, "note", ""))
+    note = values.text(document, "note", "")
+    return _parse_world(document), document.get("steps", []), note
 
 
 def parse_migration(
@@ -120,6 +133,13 @@ def write_restore(document: toml_writer.Document, case: RestoreCase) -> None:
     write_world(document, case.world)
     for step in case.steps:
         document.item("steps", step_table(step))
+
+
+def write_session(document: toml_writer.Document, case: SessionCase) -> None:
+    """Add what a session consists of."""
+    write_world(document, case.world)
+    for step in case.steps:
+        document.item_literals("steps", step_literals(step))
 
 
 def migration_worlds(case: MigrationCase) -> str:

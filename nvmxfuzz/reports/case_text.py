@@ -10,9 +10,10 @@ from nvmxfuzz.arch.bits import named_bits
 from nvmxfuzz.arch.controls import Pin, Primary, Secondary, Tertiary, VmEntry, VmExit, VmExit2
 from nvmxfuzz.arch.fields import FIELD_BY_NAME
 from nvmxfuzz.arch.registers import Cr0, Cr4, DebugCtl, Efer, Rflags
-from nvmxfuzz.inputs.case import Case, MigrationCase, RestoreCase
+from nvmxfuzz.inputs.case import Case, MigrationCase, RestoreCase, SessionCase
 from nvmxfuzz.inputs.difference import Edit, differences, origin
 from nvmxfuzz.inputs.layout import Slot, layout
+from nvmxfuzz.inputs.session_text import step_script
 from nvmxfuzz.inputs.step_text import step_lines
 from nvmxfuzz.inputs.words import word_of
 from nvmxfuzz.inputs.world import World
@@ -61,6 +62,8 @@ def case_rows(case: Case, *, everything: bool) -> list[Row]:
     """Return a row for each value that differs from the base, or for every one."""
     if isinstance(case, RestoreCase):
         return [*_world_rows(case.world, "", everything), *_step_rows(case)]
+    if isinstance(case, SessionCase):
+        return [*_world_rows(case.world, "", everything), *_script_rows(case)]
     if isinstance(case, MigrationCase):
         return [
             *_world_rows(case.source, "source ", everything),
@@ -96,6 +99,12 @@ def _step_rows(case: RestoreCase) -> Iterator[Row]:
         word, *details = step_lines(step)
         for detail in details or [""]:
             yield Row("step", f"{number} {word}", "", "", detail)
+
+
+def _script_rows(case: SessionCase) -> Iterator[Row]:
+    for number, step in enumerate(case.steps, 1):
+        word, operands = step_script(step)
+        yield Row("step", f"{number:2} {word}", "", "", operands)
 
 
 def to_json(case: Case, rows: Sequence[Row]) -> dict[str, object]:

@@ -11,9 +11,9 @@ from nvmxfuzz.inputs.case import ConfigCase, EntryCase, MigrationCase, RestoreCa
 from nvmxfuzz.inputs.expectation import (
     ACCEPTED,
     REFUSED,
+    BreachExpectation,
     ConfigExpectation,
     Expectation,
-    RestoreExpectation,
     Vector,
 )
 from nvmxfuzz.kvm.hardware_setup import hardware_setup
@@ -29,9 +29,9 @@ def mismatches(vector: Vector) -> tuple[str, ...]:
         return tuple(_of_judgement(vm_entry(case.attempt), expected))
     if isinstance(case, ConfigCase) and isinstance(expected, ConfigExpectation):
         return tuple(_of_config(case, expected))
-    if isinstance(case, RestoreCase) and isinstance(expected, RestoreExpectation):
+    if isinstance(case, RestoreCase) and isinstance(expected, BreachExpectation):
         return tuple(_same("a breach", expected.breaches, breaches(case)))
-    if isinstance(case, MigrationCase) and isinstance(expected, RestoreExpectation):
+    if isinstance(case, MigrationCase) and isinstance(expected, BreachExpectation):
         return tuple(_same("a breach", expected.breaches, migration_cases.breaches(case)))
     return ()
 

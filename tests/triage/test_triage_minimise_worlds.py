@@ -6,11 +6,13 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
-from nvmxfuzz.inputs.case import Case, EntryCase, MigrationCase, RestoreCase
+from nvmxfuzz.inputs.case import Case, EntryCase, MigrationCase, RestoreCase, SessionCase
 from nvmxfuzz.inputs.codec import decode
 from nvmxfuzz.inputs.difference import Edit, apply, differences
 from nvmxfuzz.inputs.mutate import mutator
+from nvmxfuzz.inputs.random_session import random_session
 from nvmxfuzz.inputs.random_steps import edit_world, random_steps
+from nvmxfuzz.inputs.session_steps import SessionStep, session_step
 from nvmxfuzz.inputs.step_codec import writes_of
 from nvmxfuzz.inputs.steps import OWN, Offer, SetCpuid, SetMsrs, Value, Vmxon, Write
 from nvmxfuzz.inputs.text import dump_text
@@ -93,6 +95,24 @@ def test_a_migration_becomes_small_in_all_its_parts() -> None:
     assert found.destination == world_on("skylake-x", "6.12")
     assert found.order == "listed"
     assert set(differences(found.entry)) == {Edit("guest_rflags", 0xA), Edit("tpr_threshold", 1)}
+
+
+def test_a_session_keeps_the_steps_the_operand_and_the_bit_that_matter() -> None:
+    odd = session_step("set-sregs", vcpu=1, register="cr4", unset=0xFF, flip=0x2C00)
+    launch = session_step("vmlaunch", vcpu=1, mode="user")
+    padding = random_session(Random(3), 20)
+    case = SessionCase(odd_world(1, "6.1"), (*padding, odd, *padding, launch, *padding))
+
+    def is_odd(step: SessionStep) -> bool:
+        return step.kind == "set-sregs" and bool(step.number("flip") >> 10 & 1)
+
+    def needed(candidate: SessionCase) -> bool:
+        at = next((at for at, step in enumerate(candidate.steps) if is_odd(step)), None)
+        return at is not None and any(step.kind == "vmlaunch" for step in candidate.steps[at:])
+
+    found = smallest(case, needed)
+    left = (session_step("set-sregs", flip=0x400), session_step("vmlaunch"))
+    assert found == SessionCase(world_on("skylake-x", "6.12"), left)
 
 
 def test_the_budget_is_kept() -> None:

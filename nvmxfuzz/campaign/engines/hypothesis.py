@@ -17,7 +17,13 @@ from hypothesis.strategies import SearchStrategy
 
 from nvmxfuzz.campaign.session import Session
 from nvmxfuzz.inputs.case import Case, CaseKind
-from nvmxfuzz.inputs.strategies import config_cases, entry_cases, migration_cases, restore_cases
+from nvmxfuzz.inputs.strategies import (
+    config_cases,
+    entry_cases,
+    migration_cases,
+    restore_cases,
+    session_cases,
+)
 
 ROUND = 500
 """Examples a round: Hypothesis remembers all of a round, so that an endless one would grow."""
@@ -27,6 +33,7 @@ _CASES: Mapping[CaseKind, Callable[[Sequence[str]], SearchStrategy[Any]]] = {
     "capability_config": config_cases,
     "capability_restore": restore_cases,
     "migration": migration_cases,
+    "session": session_cases,
 }
 
 

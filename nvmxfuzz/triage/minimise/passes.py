@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, overload
 
-from nvmxfuzz.inputs.case import Case, EntryCase, MigrationCase, RestoreCase, SlotCase
+from nvmxfuzz.inputs.case import Case, EntryCase, MigrationCase, SlotCase, WorldCase
 from nvmxfuzz.inputs.difference import Change, Edit
 from nvmxfuzz.inputs.layout import layout
 from nvmxfuzz.inputs.memory_edit import MemoryEdit
@@ -25,10 +25,10 @@ def minimise(case: Case, shows: Callable[[Case], bool], budget: Budget) -> Case:
 
 def minimise(case: Case, shows: Callable[[Any], bool], budget: Budget) -> Case:
     """Return the smallest case found that `shows` still accepts; it must accept `case`."""
-    if isinstance(case, RestoreCase):
-        return minimise_in_world(case, shows, budget)
     if isinstance(case, MigrationCase):
         return _minimise_migration(case, shows, budget)
+    if isinstance(case, WorldCase):
+        return minimise_in_world(case, shows, budget)
     problem = Problem(case, shows, budget)
     while not problem.exhausted:
         before = problem.start, problem.changes

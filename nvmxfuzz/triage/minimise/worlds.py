@@ -11,8 +11,9 @@ from dataclasses import replace
 from time import monotonic
 from typing import TypeVar
 
-from nvmxfuzz.inputs.case import EntryCase, MigrationCase, RestoreCase, WorldCase
+from nvmxfuzz.inputs.case import EntryCase, MigrationCase, RestoreCase, SessionCase, WorldCase
 from nvmxfuzz.inputs.difference import apply, differences, origin
+from nvmxfuzz.inputs.session_steps import STEP_BY_NAME, SessionStep, session_step
 from nvmxfuzz.inputs.step_codec import writes_of
 from nvmxfuzz.inputs.steps import (
     OWN,
@@ -64,6 +65,8 @@ def size(case: WorldCase) -> tuple[int, int]:
             for write in writes_of(step):
                 value = write.value
                 bits += sum(map(int.bit_count, (value.unset, value.ones, value.flip)))
+    elif isinstance(case, SessionCase):
+        bits = sum(number.bit_count() for step in case.steps for number in step.operands)
     return len(dump_text(replace(case, note=""))), bits
 
 
@@ -77,8 +80,37 @@ def smaller_cases(case: WorldCase) -> Iterator[WorldCase]:
         for at, step in enumerate(case.steps):
             for plainer in plainer_steps(step):
                 yield replace(case, steps=(*case.steps[:at], plainer, *case.steps[at + 1 :]))
-        return
-    yield from _smaller_migrations(case)
+    elif isinstance(case, SessionCase):
+        yield from _smaller_sessions(case)
+    else:
+        yield from _smaller_migrations(case)
+
+
+def _smaller_sessions(case: SessionCase) -> Iterator[SessionCase]:
+    """Yield sessions with fewer steps, then plainer ones, then plainer operands, then worlds."""
+    for steps in _fewer(case.steps):
+        yield replace(case, steps=steps)
+    for make in (_plain_steps, _plainer_operands):
+        for at, step in enumerate(case.steps):
+            for plainer in make(step):
+                yield replace(case, steps=(*case.steps[:at], plainer, *case.steps[at + 1 :]))
+    for world in plainer_worlds(case.world):
+        yield replace(case, world=world)
+
+
+def _plain_steps(step: SessionStep) -> Iterator[SessionStep]:
+    yield session_step(step.kind)
+    yield session_step(step.kind, step.vcpu)
+    yield replace(step, vcpu=0)
+
+
+def _plainer_operands(step: SessionStep) -> Iterator[SessionStep]:
+    for at, operand in enumerate(STEP_BY_NAME[step.kind].operands):
+        number = operand.fit(step.operands[at])
+        fewer = iter((0,)) if operand.choices else _fewer_bits(number)
+        for plainer in fewer:
+            numbers = (*step.operands[:at], plainer, *step.operands[at + 1 :])
+            yield replace(step, operands=numbers)
 
 
 def _smaller_migrations(case: MigrationCase) -> Iterator[MigrationCase]:
