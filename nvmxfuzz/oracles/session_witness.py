@@ -39,6 +39,17 @@ shadow-VMCS indicator, `wrong-revision` the identifier with its lowest bit flipp
 memory up to 4 MiB: behind it nothing is backed.
 """
 
+LINEAR_ADDRESSES: Final[Mapping[str, tuple[str, int]]] = MappingProxyType(
+    {
+        "good": ("ds", 0x20_0000),
+        "unmapped": ("ds", 0x20_1000),
+        "read-only": ("ds", 0x20_2000),
+        "non-canonical": ("ds", 0x8000_0000_0000_0000),
+        "stack": ("ss", 0x8000_0000_0000_0000),
+    }
+)
+"""Where a memory operand stands: the segment and the linear address; `stack` is not canonical."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
@@ -51,17 +62,27 @@ class StepResult:
     - "exit N qualification Q", "exit N": L2 was left for L1 with that basic exit reason; of a VM
       entry that failed, with qualification;
     - "triple-fault": the same with reason 2;
-    - "smm", "l1", "l2": what goes on running instead, of a step that has none of these;
-    - "": nothing ran.
+    - "smm", "l1", "l2": what goes on running, of a step that comes to none of these;
+    - "refused": KVM_SET_MSRS took nothing;
+    - "unbacked": there is no memory to write to;
+    - "": an ioctl.
+
+    An instruction is executed by whoever runs: in L2 it is an exit to L1, and `mode` says nothing.
     """
 
     errno: int = 0
-    """0, or -errno of the ioctl."""
+    """0, or -errno of the first ioctl that failed."""
     outcome: str = ""
     left: str = ""
-    """Why KVM_RUN came back: the name of the exit reason; "" if it was not called or failed."""
+    """Why KVM_RUN came back: the name of the exit reason; "" if it was not called or failed.
+
+    "intr" is as it should be: a signal ends it before the next entry of the guest.
+    """
     emulated: bool = False
-    """KVM's emulator has executed an instruction while L2 was active."""
+    """KVM has emulated an instruction of L2, since it could not enter L2 or of its own accord.
+
+    Emulation upon an exit that asks for it (#UD, I/O, MMIO, a task switch) does not count.
+    """
     warnings: tuple[str, ...] = ()
     """WARNs, "FILE:LINE"."""
     checks: tuple[str, ...] = ()
@@ -120,4 +141,7 @@ class SessionWitness(Protocol):
         """Carry a step out, and tell what it came to. KVM's errors are results."""
 
     def read(self, vcpu: int) -> VcpuView:
-        """Return what userspace can read of a vCPU. Reading changes nothing."""
+        """Return what userspace can read of a vCPU.
+
+        KVM_GET_MP_STATE is first: in it KVM accepts an INIT or SIPI that is pending.
+        """
