@@ -277,6 +277,7 @@ PROTOTYPES: Final[Mapping[str, Prototype]] = MappingProxyType(
         "nvmx_set_hyperv_evmcs": (_INT, (_INT,)),
         "nvmx_set_port": (None, (_POINTER,)),
         "nvmx_set_script": (_INT, (_POINTER, _U32)),
+        "nvmx_set_signalled_script": (_INT, (_POINTER, _U32, _U32)),
         "nvmx_script_seen": (_U32, (_POINTER,)),
         "nvmx_vmcs_read": (_U64, (_POINTER, _U32)),
         "nvmx_vmcs_write": (None, (_POINTER, _U32, _U64)),
@@ -295,6 +296,8 @@ PROTOTYPES: Final[Mapping[str, Prototype]] = MappingProxyType(
         "nvmx_vmcs12_offset": (_INT, (_U32,)),
         "nvmx_cached_vmcs12": (_ADDRESS, (_POINTER,)),
         "nvmx_is_guest_mode": (_INT, (_POINTER,)),
+        "nvmx_emulated": (_U64, (_POINTER,)),
+        "nvmx_emulation_required": (_INT, (_POINTER,)),
         "nvmx_vmcs": (_ADDRESS, (_POINTER, _INT)),
         "nvmx_counters": (
             _U64,

@@ -164,6 +164,13 @@ struct nvmx_seen {		/* what a script's entry found */
 
 NVMX_API void nvmx_set_port(nvmx_port port);	/* NULL: every entry is NVMX_PORT */
 NVMX_API int nvmx_set_script(const struct nvmx_action *actions, nvmx_u32 count);	/* at most 64 */
+/*
+ * The same, and a signal arrives with the last answer, or after so many steps: KVM_RUN ends before
+ * the next entry. Without an answer, and on a vCPU that is not runnable, it arrives before KVM_RUN,
+ * which then enters nothing.
+ */
+NVMX_API int nvmx_set_signalled_script(const struct nvmx_action *actions, nvmx_u32 count,
+				       nvmx_u32 steps);
 NVMX_API nvmx_u32 nvmx_script_seen(struct nvmx_seen *seen);	/* how many entries it has had */
 
 NVMX_API nvmx_u64 nvmx_vmcs_read(void *vmcs, nvmx_u32 field);
@@ -317,6 +324,8 @@ NVMX_API int nvmx_set_vmx_msr(void *vcpu, nvmx_u32 index, nvmx_u64 value);	/* [g
 NVMX_API int nvmx_get_vmx_msr(void *vcpu, nvmx_u32 index, nvmx_u64 *value);	/* [guarded] */
 NVMX_API void *nvmx_cached_vmcs12(void *vcpu);
 NVMX_API int nvmx_is_guest_mode(void *vcpu);
+NVMX_API nvmx_u64 nvmx_emulated(void *vcpu);	/* instructions that KVM has emulated so far */
+NVMX_API int nvmx_emulation_required(void *vcpu);	/* KVM cannot enter with the state it has */
 NVMX_API void *nvmx_vmcs(void *vcpu, int which);	/* 0 the loaded one, 1 vmcs01, 2 vmcs02 */
 
 /* ------------------------------------------------------------------ planted faults */

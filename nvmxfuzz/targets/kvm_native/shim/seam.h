@@ -29,6 +29,9 @@ void shim_write_dr(int number, unsigned long value);
 void shim_cpuid(unsigned int leaf, unsigned int subleaf, unsigned int *out);
 extern unsigned long shim_interrupts;	/* RFLAGS.IF of the processor: 0x200 or 0 */
 
+/* runtime/port.c */
+void shim_run_begins(unsigned int mp_state);	/* KVM_RUN */
+
 /* runtime/vmcs.c; physical addresses */
 unsigned long shim_vmread(unsigned long field);
 void shim_vmwrite(unsigned long field, unsigned long value);
@@ -51,5 +54,6 @@ extern const unsigned long shim_sizeof_page;	/* sizeof(struct page) */
 extern const unsigned int shim_gfp_zero;	/* __GFP_ZERO */
 void shim_pages_born(void *pages, unsigned long count);	/* each page has one user */
 void shim_page_get(void *page);
+void nvmx_signal_task(void);	/* a signal is pending until the next ioctl */
 
 #endif

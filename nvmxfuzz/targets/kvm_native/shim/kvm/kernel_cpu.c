@@ -213,6 +213,11 @@ void finish_rcuwait(struct rcuwait *wait)
 	RCU_INIT_POINTER(wait->task, NULL);
 }
 
+void nvmx_signal_task(void)
+{
+	set_tsk_thread_flag(&task, TIF_SIGPENDING);
+}
+
 void nvmx_wake_task(void)
 {
 	clear_tsk_thread_flag(&task, TIF_SIGPENDING);

@@ -148,6 +148,8 @@ NVMX_API s64 nvmx_ioctl(int number, u32 command, u64 argument)
 	if (!file->f_op->unlocked_ioctl)
 		return -ENOTTY;
 	nvmx_wake_task();
+	if (command == KVM_RUN && file->f_op == vcpu_operations)
+		shim_run_begins(((struct kvm_vcpu *)file->private_data)->arch.mp_state);
 	value = file->f_op->unlocked_ioctl(file, command, argument);
 	if (command == KVM_CREATE_VCPU && value >= 0)
 		vcpu_operations = files[value]->f_op;

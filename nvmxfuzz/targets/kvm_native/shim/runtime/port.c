@@ -9,7 +9,12 @@
 #define ACTIONS 64
 
 enum { VM_INSTRUCTION_ERROR = 0x4400, GUEST_RIP = 0x681e, GUEST_RFLAGS = 0x6820,
-       ENTRY_CONTROLS = 0x4012 };
+       ENTRY_CONTROLS = 0x4012, ENTRY_INTR_INFO = 0x4016, GUEST_INTERRUPTIBILITY = 0x4824 };
+
+#define EVENT_VALID (1u << 31)
+#define EVENT_TYPE (7u << 8)
+#define EVENT_NMI (2u << 8)
+#define BLOCKED_BY_NMI 8
 
 void *vmcs_current(void);
 
@@ -19,6 +24,7 @@ static struct nvmx_action script[ACTIONS];
 static uint32_t actions;
 static struct nvmx_seen seen[ACTIONS];
 static uint32_t seen_count;
+uint32_t signal_at;
 
 void nvmx_set_port(nvmx_port port)
 {
@@ -53,6 +59,16 @@ int port_act(struct nvmx_entry *entry, const struct nvmx_action *action)
 	return 0;
 }
 
+/* An NMI that VM entry injects blocks further ones. */
+static void deliver_event(void *vmcs)
+{
+	uint64_t event = nvmx_vmcs_read(vmcs, ENTRY_INTR_INFO);
+
+	if ((event & EVENT_VALID) && (event & EVENT_TYPE) == EVENT_NMI)
+		nvmx_vmcs_write(vmcs, GUEST_INTERRUPTIBILITY,
+				nvmx_vmcs_read(vmcs, GUEST_INTERRUPTIBILITY) | BLOCKED_BY_NMI);
+}
+
 static int follow_script(struct nvmx_entry *entry)
 {
 	const struct nvmx_action *action = &script[seen_count];
@@ -60,7 +76,18 @@ static int follow_script(struct nvmx_entry *entry)
 	if (seen_count >= actions)
 		return -1;
 	look(entry);
+	if (signal_at && seen_count == actions)
+		nvmx_signal_task();
+	if (!action->vmfail)
+		deliver_event(entry->vmcs);
 	return port_act(entry, action);
+}
+
+/* A vCPU that is not runnable (KVM_MP_STATE_RUNNABLE is 0) may keep KVM busy for ever. */
+void shim_run_begins(unsigned int mp_state)
+{
+	if (the_port == follow_script && signal_at && (mp_state || !actions))
+		nvmx_signal_task();
 }
 
 int nvmx_set_script(const struct nvmx_action *table, nvmx_u32 count)
@@ -70,7 +97,16 @@ int nvmx_set_script(const struct nvmx_action *table, nvmx_u32 count)
 	memcpy(script, table, count * sizeof(*table));
 	actions = count;
 	seen_count = 0;
+	signal_at = 0;
 	nvmx_set_port(follow_script);
+	return 0;
+}
+
+int nvmx_set_signalled_script(const struct nvmx_action *table, nvmx_u32 count, nvmx_u32 steps)
+{
+	if (nvmx_set_script(table, count))
+		return -1;
+	signal_at = steps;
 	return 0;
 }
 

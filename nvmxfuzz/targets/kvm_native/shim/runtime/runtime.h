@@ -41,10 +41,14 @@ _Noreturn void stop(enum nvmx_status status, const char *format, ...)
 
 uint64_t object_offset(uint64_t address);	/* from the start of this object, or 0: not in it */
 
+extern uint32_t signal_at;	/* of port.c: at which step a signal arrives, 0: at none */
+
 static inline void step(void)
 {
 	if (unlikely(++nvmx_result.steps > nvmx_step_limit))
 		stop(NVMX_STEPS, "more than %u steps", nvmx_step_limit);
+	if (unlikely(nvmx_result.steps == signal_at))
+		nvmx_signal_task();
 }
 
 const struct sigaction *faults_before(void);	/* who had SIGSEGV before this object */

@@ -239,6 +239,16 @@ NVMX_API int nvmx_is_guest_mode(void *vcpu)
 	return is_guest_mode(vcpu);
 }
 
+NVMX_API u64 nvmx_emulated(void *vcpu)
+{
+	return ((struct kvm_vcpu *)vcpu)->stat.insn_emulation;
+}
+
+NVMX_API int nvmx_emulation_required(void *vcpu)
+{
+	return to_vmx((struct kvm_vcpu *)vcpu)->emulation_required;
+}
+
 NVMX_API void *nvmx_vmcs(void *vcpu, int which)
 {
 	struct vcpu_vmx *vmx = to_vmx((struct kvm_vcpu *)vcpu);

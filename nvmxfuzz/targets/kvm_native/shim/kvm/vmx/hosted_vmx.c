@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* vmx.c, with ways to its static functions. */
+#include <linux/kvm_host.h>
+#include <asm/desc.h>
+/* The host's IDT is nowhere: of an external interrupt or NMI nobody is told. */
+#define gate_offset(gate) 0ul
 #include "vmx.c"
 #include <linux/version.h>
 #include "nvmx.h"
