@@ -122,12 +122,10 @@ class KvmMsrs:
         return self.loaded
 
     def _boot(self, world: MsrWorld) -> Loaded:
-        parameters = self.library.parameters
-        known = {
-            name: int(getattr(world.params, name)) for name in _PARAMETERS if name in parameters
-        }
         try:
-            machine = Machine(self.library, hardware_for(world), known)
+            machine = Machine(
+                self.library, hardware_for(world), module_parameters(self.library, world.params)
+            )
         except IoctlError as refused:
             return Loaded(-(refused.errno or 0))
         vm = machine.create_vm()
@@ -326,6 +324,12 @@ def _table(count: int) -> Struct:
 
 
 # ---------------------------------------------------------------------- processors and CPUID
+
+
+def module_parameters(library: Library, params: ModuleParams) -> dict[str, int]:
+    """Return the parameters that the kernel of a library has, by name."""
+    known = library.parameters
+    return {name: int(getattr(params, name)) for name in _PARAMETERS if name in known}
 
 
 def hardware_for(world: MsrWorld) -> Hardware:

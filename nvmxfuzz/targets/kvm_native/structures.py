@@ -180,6 +180,12 @@ class MemoryRegion(_Plain):
     )
 
 
+class Msi(_Plain):
+    """struct kvm_msi."""
+
+    _fields_ = (*_all("address_lo address_hi data flags devid", _U32), ("pad", _U8 * 12))
+
+
 class EnableCap(_Plain):
     """struct kvm_enable_cap."""
 

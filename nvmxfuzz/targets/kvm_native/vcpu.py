@@ -189,7 +189,7 @@ class Vcpu:
             self._ioctl(io.KVM_RUN)
         except Stopped as stopped:
             raise blameless(stopped) from stopped.__cause__
-        return self._exit()
+        return self.left()
 
     def in_l2(self) -> bool:
         """Tell whether the vCPU is in L2: is_guest_mode()."""
@@ -199,7 +199,8 @@ class Vcpu:
         """Return the start of struct kvm_run itself: what is written there reaches KVM."""
         return self._run
 
-    def _exit(self) -> RunExit:
+    def left(self) -> RunExit:
+        """Return why KVM_RUN came back last."""
         reason = self._run.exit_reason
         name = io.EXIT_REASONS.get(reason, str(reason))
         match name:

@@ -38,12 +38,9 @@ Leaves = Mapping[tuple[int, int], tuple[int, int, int, int]]
 
 def virtual_profile(vcpu: Vcpu, host: Profile, name: str) -> Profile:
     """Return what L1 finds on `vcpu`, on a processor like `host`. It runs: renew it afterwards."""
-    leaves: Leaves = {
-        (each.function, each.index): (each.eax, each.ebx, each.ecx, each.edx)
-        for each in vcpu.get_cpuid()
-    }
+    leaves = leaves_of(vcpu)
     widths = leaves.get(_ADDRESS_WIDTHS, (0x3024, 0, 0, 0))[0]
-    features = _features(leaves) | (host.features & _BEHAVIOUR)
+    features = features_in(leaves) | (host.features & _BEHAVIOUR)
     return Profile(
         name=name,
         note=f"What KVM offers a hypervisor in a guest on {host.name}: no hardware.",
@@ -58,7 +55,16 @@ def virtual_profile(vcpu: Vcpu, host: Profile, name: str) -> Profile:
     )
 
 
-def _features(leaves: Leaves) -> frozenset[str]:
+def leaves_of(vcpu: Vcpu) -> Leaves:
+    """Return the CPUID of a vCPU, by leaf and subleaf."""
+    return {
+        (each.function, each.index): (each.eax, each.ebx, each.ecx, each.edx)
+        for each in vcpu.get_cpuid()
+    }
+
+
+def features_in(leaves: Leaves) -> frozenset[str]:
+    """Return the features that CPUID tells of."""
     found = {
         feature.name
         for feature in FEATURES

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TypeAlias
@@ -17,12 +18,16 @@ import pytest
 from nvmxfuzz.arch import msr
 from nvmxfuzz.arch.registers import Rflags
 from nvmxfuzz.inputs.bases import base
+from nvmxfuzz.inputs.session_steps import session_step
+from nvmxfuzz.inputs.world import parameters_of, world_on
 from nvmxfuzz.machine.profile import Profile, load_profile
+from nvmxfuzz.oracles.session_witness import StepResult
 from nvmxfuzz.targets.kvm_native import l1
 from nvmxfuzz.targets.kvm_native.build.objects import BuiltObject, find_object, usable
 from nvmxfuzz.targets.kvm_native.hardware import hardware_of
 from nvmxfuzz.targets.kvm_native.library import Library
 from nvmxfuzz.targets.kvm_native.port import Answer, Script
+from nvmxfuzz.targets.kvm_native.session import KvmSessions
 from nvmxfuzz.targets.kvm_native.vcpu import Vcpu, offered
 from nvmxfuzz.targets.kvm_native.vm import Fresh, fresh
 
@@ -143,3 +148,52 @@ def hypervisor(new_machine: NewMachine) -> Callable[..., Hypervisor]:
         return Hypervisor(machine, virtual_processor(machine), edits or {})
 
     return make
+
+
+@cache
+def _sessions(path: Path, symbols: Path, kernel: str) -> KvmSessions:
+    return KvmSessions(Library(path, symbols), kernel)
+
+
+@pytest.fixture(scope="session")
+def sessions(built: BuiltObject) -> KvmSessions:
+    """Return the witness of sessions of each kernel in turn."""
+    return _sessions(built.path, built.symbols, built.kernel)
+
+
+@pytest.fixture
+def in_world(sessions: KvmSessions) -> Callable[..., None]:
+    """Return what loads the world of sessions, with module parameters by name."""
+
+    def load(**parameters: int) -> None:
+        plain = world_on("skylake-x", sessions.kernel)
+        assert sessions.load(replace(plain, parameters=parameters_of(parameters))) == ""
+
+    return load
+
+
+@pytest.fixture
+def play(sessions: KvmSessions, in_world: Callable[..., None]) -> Callable[..., StepResult]:
+    """Return what does a step of a new session: its kind, the vCPU, and operands by name."""
+    in_world()
+
+    def step(kind: str, vcpu: int = 0, **operands: int | str) -> StepResult:
+        result = sessions.do(session_step(kind, vcpu, **operands))
+        assert not result.stopped, result
+        return result
+
+    return step
+
+
+@pytest.fixture
+def entered(play: Callable[..., StepResult]) -> Callable[..., None]:
+    """Return what goes the way of a hypervisor up to a step, on a vCPU."""
+
+    def go(until: str = "vmlaunch", vcpu: int = 0) -> None:
+        for kind in ("vmxon", "vmclear", "vmptrld", "prepare", "vmlaunch"):
+            outcome = play(kind, vcpu).outcome
+            assert outcome == ("entered" if kind == "vmlaunch" else "done"), kind
+            if kind == until:
+                return
+
+    return go

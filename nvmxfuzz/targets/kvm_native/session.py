@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The real KVM as a witness of sessions: `oracles.session_witness.SessionWitness`.
+
+A world is loaded once, and a snapshot of it restored for each session. What is executed by the
+guest is told by the VM exits that it causes; userspace makes its ioctls as ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from types import MappingProxyType
+from typing import Final
+
+from nvmxfuzz.inputs.session_steps import VCPUS, SessionStep
+from nvmxfuzz.inputs.world import World
+from nvmxfuzz.oracles.msr_witness import WitnessStoppedError
+from nvmxfuzz.oracles.session_witness import StepResult, VcpuView
+from nvmxfuzz.targets.kvm_native.errors import IoctlError
+from nvmxfuzz.targets.kvm_native.library import Library
+from nvmxfuzz.targets.kvm_native.results import Stopped
+from nvmxfuzz.targets.kvm_native.session_boot import boot
+from nvmxfuzz.targets.kvm_native.session_guest import GUEST
+from nvmxfuzz.targets.kvm_native.session_userspace import USERSPACE, Handler
+from nvmxfuzz.targets.kvm_native.session_vcpu import SessionVm
+from nvmxfuzz.targets.kvm_native.session_view import Viewer
+
+STEP_LIMIT: Final = 200_000
+"""Steps of the shim that an ioctl may take: more is a loop of KVM's own."""
+
+_EMULATED: Final = frozenset(
+    {
+        *("exception-ud", "io", "ept-violation", "ept-misconfiguration", "apic-access"),
+        "task-switch",
+    }
+)
+"""Exits of L2 upon which KVM emulates what L2 executes, if L1 does not want them."""
+
+_HANDLERS: Final[Mapping[str, Handler]] = MappingProxyType({**USERSPACE, **GUEST})
+
+
+@cache
+def session_witness(kernel: str) -> KvmSessions:
+    """Return the witness of a kernel: one for this process. InputError if it is not built."""
+    from nvmxfuzz.targets.kvm_native.build.objects import find_object
+
+    return KvmSessions(Library.of(find_object(kernel)), kernel)
+
+
+class KvmSessions:
+    """KVM of one version, with a VM of two vCPUs."""
+
+    def __init__(self, library: Library, kernel: str) -> None:
+        """Take an instance of KVM for itself, and the version that it was built from."""
+        self.kernel = kernel
+        self.library = library
+        self.vm: SessionVm | None = None
+        """What was loaded last, None if KVM refused."""
+        self._viewer: Viewer | None = None
+        self._snapshot: int | None = None
+        self._untouched = False
+        library.step_limit = STEP_LIMIT
+
+    def load(self, world: World) -> str:
+        """Load KVM in a world and make the VM; "" or why KVM refuses the processor."""
+        if self._snapshot is not None:
+            self.library.discard(self._snapshot)
+            self._snapshot = None
+        self.vm = None
+        self.library.restore()
+        try:
+            self.vm = boot(self.library, world)
+        except IoctlError as refused:
+            return str(refused)
+        except Stopped as stopped:
+            raise WitnessStoppedError(stopped.result.sentence()) from None
+        if self._viewer is None:
+            self._viewer = Viewer(self.vm.layout)
+        self._snapshot = self.library.snapshot()
+        self._untouched = True
+        return ""
+
+    def renew(self) -> None:
+        """Have everything as `load` left it."""
+        vm = self._loaded()
+        if self._untouched:
+            return
+        self.library.restore(self._snapshot)
+        vm.slots.clear()
+        for vcpu in vm.vcpus:
+            vcpu.readable.clear()
+        self._untouched = True
+
+    def do(self, step: SessionStep) -> StepResult:
+        """Carry a step out, and tell what it came to."""
+        vm = self._loaded()
+        self._untouched = False
+        vm.forget()
+        vcpu = vm.vcpus[step.vcpu % VCPUS]
+        was_l2, before, required = vcpu.in_l2(), vcpu.emulated(), vcpu.emulation_required()
+        try:
+            result = _HANDLERS[step.kind](vcpu, step)
+        except Stopped as stopped:
+            vm.note()
+            result = StepResult(stopped=stopped.result.sentence())
+        asked = not required and (step.kind == "rsm" or _asks(step))
+        emulated = was_l2 and not asked and vcpu.emulated() != before
+        if not emulated and not vm.warnings and not vm.checks:
+            return result
+        return replace(
+            result, emulated=emulated, warnings=tuple(vm.warnings), checks=tuple(vm.checks)
+        )
+
+    def read(self, vcpu: int) -> VcpuView:
+        """Return what userspace can read of a vCPU; WitnessStoppedError if KVM does not return."""
+        vm = self._loaded()
+        self._untouched = False
+        if self._viewer is None:
+            raise ValueError("KVM is not loaded")
+        try:
+            return self._viewer.view(vm.vcpus[vcpu])
+        except Stopped as stopped:
+            raise WitnessStoppedError(stopped.result.sentence()) from None
+
+    def _loaded(self) -> SessionVm:
+        if self.vm is None:
+            raise ValueError("KVM is not loaded")
+        return self.vm
+
+
+def _asks(step: SessionStep) -> bool:
+    return step.kind == "l2-exit" and step.chosen("exit") in _EMULATED

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""L2 whose state became invalid behind KVM's back ends in a triple fault to L1, unless mended."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import TypeAlias
+
+import pytest
+
+from nvmxfuzz.oracles.session_witness import StepResult
+from nvmxfuzz.targets.kvm_native import l1
+from nvmxfuzz.targets.kvm_native.port import VMCALL
+from nvmxfuzz.targets.kvm_native.session import KvmSessions
+from nvmxfuzz.targets.kvm_native.session_exits import script
+
+Play: TypeAlias = Callable[..., StepResult]
+Entered: TypeAlias = Callable[..., None]
+InWorld: TypeAlias = Callable[..., None]
+
+_BUSY_TSS = 11
+_AVAILABLE_TSS = 9
+
+
+@pytest.fixture(params=[1, 0])
+def in_l2(request: pytest.FixtureRequest, play: Play, in_world: InWorld, entered: Entered) -> Play:
+    """Return a session in which L2 has run, with and without unrestricted guests."""
+    in_world(unrestricted_guest=request.param)
+    entered()
+    assert play("l2-exit", exit="external-interrupt").outcome == "l2"
+    return play
+
+
+def test_invalid_state_is_a_triple_fault(in_l2: Play, sessions: KvmSessions) -> None:
+    stuffed = in_l2("set-segment", segment="tr", part="type", value=_AVAILABLE_TSS)
+    assert stuffed.errno == 0
+    assert sessions.read(0).in_l2
+    result = in_l2("l2-exit", exit="cpuid")
+    assert (result.outcome, result.emulated, result.warnings) == ("triple-fault", False, ())
+    assert dict(sessions.read(0).vmcs12)["vm_exit_reason"] == 2
+
+
+def test_what_is_mended_runs(in_l2: Play) -> None:
+    in_l2("set-segment", segment="tr", part="type", value=_AVAILABLE_TSS)
+    in_l2("set-segment", segment="tr", part="type", value=_BUSY_TSS)
+    assert in_l2("l2-exit", exit="cpuid").outcome == "exit 10"
+
+
+def test_no_triple_fault_without_a_run(in_l2: Play, sessions: KvmSessions) -> None:
+    in_l2("set-segment", segment="tr", part="type", value=_AVAILABLE_TSS)
+    assert in_l2("run-immediate").errno == -errno.EINTR
+    assert sessions.read(0).in_l2
+
+
+def test_while_the_entry_is_pending_it_is_a_warning(play: Play, entered: Entered) -> None:
+    """docs/findings/pending-entry.md: nothing of L2 has run since VMLAUNCH."""
+    entered()
+    play("set-segment", segment="tr", part="type", value=_AVAILABLE_TSS)
+    result = play("run")
+    assert (result.errno, len(result.warnings)) == (-errno.EIO, 1)
+    assert "vmx/vmx.c" in result.warnings[0]
+    assert play("run").errno == -errno.EIO  # the VM is dead
+
+
+def test_an_smi_handler_can_bring_that_about(
+    play: Play, entered: Entered, sessions: KvmSessions
+) -> None:
+    """The same page, the second way: RSM and the entry are in one KVM_RUN."""
+    entered()
+    assert play("smi").outcome == "smm"
+    assert play("smram-write", field="tr_attributes", flip=2).errno == 0
+    assert sessions.vm is not None
+    error, _ = sessions.vm.vcpus[0].run(script(l1.UNDEFINED_OPCODE, VMCALL))
+    assert error == -errno.EIO
+    assert len(sessions.vm.warnings) == 1
+
+
+def test_a_triple_fault_while_the_entry_is_pending(play: Play, entered: Entered) -> None:
+    """The same page, the third way."""
+    entered()
+    assert play("set-events", part="triple_fault_pending", value=1).errno == 0
+    result = play("run")
+    assert result.outcome == "triple-fault"
+    assert len(result.warnings) == 1
+    assert "vmx/nested.c" in result.warnings[0]
