@@ -9,8 +9,10 @@
 #define ACTIONS 64
 
 enum { VM_INSTRUCTION_ERROR = 0x4400, GUEST_RIP = 0x681e, GUEST_RFLAGS = 0x6820,
-       ENTRY_CONTROLS = 0x4012, ENTRY_INTR_INFO = 0x4016, GUEST_INTERRUPTIBILITY = 0x4824 };
+       ENTRY_CONTROLS = 0x4012, ENTRY_INTR_INFO = 0x4016, GUEST_INTERRUPTIBILITY = 0x4824,
+       EXIT_REASON = 0x4402 };
 
+#define ENTRY_FAILURE (1u << 31)
 #define EVENT_VALID (1u << 31)
 #define EVENT_TYPE (7u << 8)
 #define EVENT_NMI (2u << 8)
@@ -59,12 +61,17 @@ int port_act(struct nvmx_entry *entry, const struct nvmx_action *action)
 	return 0;
 }
 
-/* An NMI that VM entry injects blocks further ones. */
-static void deliver_event(void *vmcs)
+static int injects_nmi(void *vmcs)
 {
 	uint64_t event = nvmx_vmcs_read(vmcs, ENTRY_INTR_INFO);
 
-	if ((event & EVENT_VALID) && (event & EVENT_TYPE) == EVENT_NMI)
+	return (event & EVENT_VALID) && (event & EVENT_TYPE) == EVENT_NMI;
+}
+
+/* An NMI that VM entry has injected blocks further ones. */
+static void block_nmis(void *vmcs)
+{
+	if (!(nvmx_vmcs_read(vmcs, EXIT_REASON) & ENTRY_FAILURE))
 		nvmx_vmcs_write(vmcs, GUEST_INTERRUPTIBILITY,
 				nvmx_vmcs_read(vmcs, GUEST_INTERRUPTIBILITY) | BLOCKED_BY_NMI);
 }
@@ -72,15 +79,18 @@ static void deliver_event(void *vmcs)
 static int follow_script(struct nvmx_entry *entry)
 {
 	const struct nvmx_action *action = &script[seen_count];
+	int nmi, failed;
 
 	if (seen_count >= actions)
 		return -1;
 	look(entry);
 	if (signal_at && seen_count == actions)
 		nvmx_signal_task();
-	if (!action->vmfail)
-		deliver_event(entry->vmcs);
-	return port_act(entry, action);
+	nmi = injects_nmi(entry->vmcs);
+	failed = port_act(entry, action);
+	if (nmi && !failed)
+		block_nmis(entry->vmcs);
+	return failed;
 }
 
 /* A vCPU that is not runnable (KVM_MP_STATE_RUNNABLE is 0) may keep KVM busy for ever. */
