@@ -98,14 +98,14 @@ class KvmSessions:
         self._untouched = False
         vm.forget()
         vcpu = vm.vcpus[step.vcpu % VCPUS]
-        was_l2, before, required = vcpu.in_l2(), vcpu.emulated(), vcpu.emulation_required()
+        required, vcpu.emulated_l2 = vcpu.emulation_required(), False
         try:
             result = _HANDLERS[step.kind](vcpu, step)
         except Stopped as stopped:
             vm.note()
             result = StepResult(stopped=stopped.result.sentence())
         asked = not required and (step.kind == "rsm" or _asks(step))
-        emulated = was_l2 and not asked and vcpu.emulated() != before
+        emulated = vcpu.emulated_l2 and not asked
         if not emulated and not vm.warnings and not vm.checks:
             return result
         return replace(

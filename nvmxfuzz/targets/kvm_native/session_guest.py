@@ -314,14 +314,17 @@ def run_immediate(vcpu: SessionVcpu, step: SessionStep) -> StepResult:  # noqa: 
 
 
 def smi(vcpu: SessionVcpu, step: SessionStep) -> StepResult:  # noqa: ARG001 # as all steps
-    """KVM_SMI, and KVM comes as far as to the next entry; L2 is entered first if L1 said so."""
+    """KVM_SMI, and KVM comes as far as to the next entry.
+
+    What is to be done before comes first: L2's entry, an exception that is injected.
+    """
     was_l2 = vcpu.in_l2()
     error = vcpu.call(io.KVM_SMI)
     if error:
         return StepResult(error)
     ran = vcpu.run()
-    if not ran[0] and vcpu.in_l2() and vcpu.get_events().smi.pending:
-        vcpu.run(_INTERRUPTED)
+    if not ran[0] and vcpu.get_events().smi.pending:
+        vcpu.run(_INTERRUPTED if vcpu.in_l2() else _NEUTRAL)
         ran = vcpu.run()
     result = _end(vcpu, was_l2, ran)
     if result.outcome == "smm":

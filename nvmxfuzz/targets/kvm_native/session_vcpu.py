@@ -133,10 +133,13 @@ class SessionVcpu:
         self.shadow = ShadowVmcs(vm.library, vcpu.address)
         self.entries = 0
         """How often the guest was entered in the last `run`."""
+        self.emulated_l2 = False
+        """KVM has emulated in a `run` that began in L2; whoever asks sets it back."""
         self.last_rip = 0
         """Where the guest was at the last of them."""
         self._vcpu = vcpu
         self._functions = vm.library.functions
+        self._emulated = vm.library.functions.nvmx_emulated
         self._head = vcpu.run_head()
         self._seen = (native.Seen * _LONGEST_SCRIPT)()
         self._seen_at = ctypes.addressof(self._seen)
@@ -216,10 +219,6 @@ class SessionVcpu:
         """Tell whether KVM cannot enter the guest with the state that it has."""
         return bool(self._functions.nvmx_emulation_required(self.address))
 
-    def emulated(self) -> int:
-        """Return how many instructions KVM has emulated."""
-        return int(self._functions.nvmx_emulated(self.address))
-
     def vmcs12_end(self) -> tuple[int, ...]:
         """Return exit reason, qualification and instruction error of vmcs12; zeroes if none."""
         address = self._functions.nvmx_cached_vmcs12(self.address)
@@ -237,7 +236,12 @@ class SessionVcpu:
         """
         count = len(actions) if actions is not None else 0
         self._functions.nvmx_set_signalled_script(actions, count, STEPS_TO_SIGNAL)
-        value = self.call(io.KVM_RUN)
+        before = self._emulated(self.address) if self.in_l2() else None
+        try:
+            value = self.call(io.KVM_RUN)
+        finally:
+            if before is not None and self._emulated(self.address) != before:
+                self.emulated_l2 = True
         self.entries = self._functions.nvmx_script_seen(self._seen_at) if count else 0
         if self.entries:
             self.last_rip = self._seen[self.entries - 1].rip

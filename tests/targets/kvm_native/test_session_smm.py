@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -21,7 +21,7 @@ _RUN_PENDING = 1 << 1
 
 def _without(view: VcpuView, *names: str) -> VcpuView:
     """Return the view without these of the events, nested state and MSRs."""
-    parts = {
+    parts: dict[str, Any] = {
         part: tuple(pair for pair in getattr(view, part) if pair[0] not in names)
         for part in ("events", "nested", "msrs")
     }

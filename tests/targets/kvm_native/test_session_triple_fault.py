@@ -10,7 +10,7 @@ from typing import TypeAlias
 import pytest
 
 from nvmxfuzz.oracles.session_witness import StepResult
-from nvmxfuzz.targets.kvm_native import l1
+from nvmxfuzz.targets.kvm_native import l1, session
 from nvmxfuzz.targets.kvm_native.port import VMCALL
 from nvmxfuzz.targets.kvm_native.session import KvmSessions
 from nvmxfuzz.targets.kvm_native.session_exits import script
@@ -81,6 +81,24 @@ def test_a_triple_fault_while_the_entry_is_pending(play: Play, entered: Entered)
     entered()
     assert play("set-events", part="triple_fault_pending", value=1).errno == 0
     result = play("run")
-    assert result.outcome == "triple-fault"
-    assert len(result.warnings) == 1
-    assert "vmx/nested.c" in result.warnings[0]
+    assert result.errno == -errno.EIO
+    assert ["vmx/nested.c" in each for each in result.warnings] == [True, False]
+
+
+def test_with_an_exception_pending_it_is_an_internal_error(in_l2: Play) -> None:
+    """The same page, beside the three: L1 is told nothing."""
+    in_l2("set-segment", segment="tr", part="type", value=_AVAILABLE_TSS)
+    in_l2("set-events", part="exception.nr", value=6)
+    in_l2("set-events", part="exception.injected", value=1)
+    result = in_l2("l2-exit", exit="cpuid")
+    assert (result.outcome, result.left, result.warnings) == ("l2", "internal-error 1", ())
+
+
+def test_emulation_of_l2_is_seen(
+    play: Play, entered: Entered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as it was not asked for: what is planted here is that I/O of strings does not ask."""
+    entered()
+    assert not play("l2-exit", exit="io", qualification=0x10).emulated
+    monkeypatch.setattr(session, "_EMULATED", frozenset())
+    assert play("l2-exit", exit="io", qualification=0x10).emulated

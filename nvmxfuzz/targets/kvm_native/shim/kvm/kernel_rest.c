@@ -6,6 +6,7 @@
 #include <linux/kvm_host.h>
 #include <linux/hrtimer.h>
 #include <linux/mmu_notifier.h>
+#include <linux/msi.h>
 #include <linux/refcount.h>
 #include <linux/slab.h>
 #include <linux/version.h>
@@ -26,6 +27,20 @@ void mmu_notifier_unregister(struct mmu_notifier *notifier, struct mm_struct *mm
 {
 	if (notifier->ops->release)
 		notifier->ops->release(notifier, mm);
+}
+
+/* No time passes for the task. */
+void task_cputime_adjusted(struct task_struct *task, u64 *user, u64 *system)
+{
+	*user = *system = 0;
+}
+
+/* The APIC that a message is for; an extended ID has 24 more bits. */
+u32 x86_msi_msg_get_destid(struct msi_msg *message, bool extended)
+{
+	u32 low = message->arch_addr_lo.destid_0_7;
+
+	return extended ? low | message->arch_addr_hi.destid_8_31 << 8 : low;
 }
 
 /* ------------------------------------------------------------------ pages */

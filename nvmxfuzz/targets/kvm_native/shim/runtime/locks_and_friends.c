@@ -172,7 +172,6 @@ NOTHING(vmx_do_nmi_irqoff)
 NOTHING(vmx_do_interrupt_nmi_irqoff)
 NOTHING(x86_entry_from_kvm)
 NOTHING(handle_guest_split_lock)
-NOTHING(x86_msi_msg_get_destid)
 
 /* What the host knows of its processor and platform: nothing out of the ordinary. */
 NOTHING(x86_match_cpu)
