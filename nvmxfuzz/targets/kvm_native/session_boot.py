@@ -45,6 +45,7 @@ _TABLE: Final = 0x7
 _LARGE: Final = 0x87
 _SHADOW: Final = 1 << 31
 _REVISION: Final = 0x7FFF_FFFF
+_APIC_ENABLED: Final = 1 << 11
 _CR0: Final = 0x8005_0033
 
 
@@ -70,12 +71,22 @@ def boot(library: Library, world: World) -> SessionVm:
     cpuid = machine.supported_cpuid()
     vcpus = [vm.create_vcpu(number) for number in range(VCPUS)]
     for number, vcpu in enumerate(vcpus):
+        _switch_apic(vcpu)
         vcpu.set_cpuid(cpuid)
         prepare(vcpu)
         made.vcpus.append(SessionVcpu(made, vcpu, number))
     made.bases.profile = _offered(world, vcpus[0])
     _fill(vm.memory, vcpus[0].get_msr(msr.MSR_IA32_VMX_BASIC) or 0)
     return made
+
+
+def _switch_apic(vcpu: Vcpu) -> None:
+    """Switch the local APIC off and on: or KVM's map of APICs lacks the vCPU that came last."""
+    sregs = vcpu.get_sregs()
+    enabled = sregs.apic_base
+    for base in (enabled & ~_APIC_ENABLED, enabled):
+        sregs.apic_base = base
+        vcpu.set_sregs(sregs)
 
 
 def _offered(world: World, vcpu: Vcpu) -> Profile:
