@@ -89,7 +89,7 @@ class KvmSessions:
         self.library.restore(self._snapshot)
         vm.slots.clear()
         for vcpu in vm.vcpus:
-            vcpu.readable.clear()
+            vcpu.readable = dict(vcpu.readable_at_first)
         self._untouched = True
 
     def do(self, step: SessionStep) -> StepResult:

@@ -10,7 +10,7 @@ from nvmxfuzz.arch import msr
 from nvmxfuzz.arch.registers import Cr4, Rflags
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs import places
-from nvmxfuzz.inputs.session_steps import VCPUS
+from nvmxfuzz.inputs.session_steps import MSRS, VCPUS
 from nvmxfuzz.inputs.world import World
 from nvmxfuzz.machine.profile import Profile
 from nvmxfuzz.oracles.session_witness import LINEAR_ADDRESSES, PLACE_ADDRESSES
@@ -75,9 +75,16 @@ def boot(library: Library, world: World) -> SessionVm:
         vcpu.set_cpuid(cpuid)
         prepare(vcpu)
         made.vcpus.append(SessionVcpu(made, vcpu, number))
+        _ask_for_msrs(made.vcpus[-1])
     made.bases.profile = _offered(world, vcpus[0])
     _fill(vm.memory, vcpus[0].get_msr(msr.MSR_IA32_VMX_BASIC) or 0)
     return made
+
+
+def _ask_for_msrs(vcpu: SessionVcpu) -> None:
+    for indices in (tuple(MSRS.values()), vcpu.vm.kept_msrs):
+        vcpu.get_msrs(indices)
+    vcpu.readable_at_first = dict(vcpu.readable)
 
 
 def _switch_apic(vcpu: Vcpu) -> None:

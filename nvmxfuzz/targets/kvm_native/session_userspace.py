@@ -21,8 +21,6 @@ _REGISTERS: Final = ("eax", "ebx", "ecx", "edx")
 _INIT: Final = 5 << 8
 _SIPI: Final = 6 << 8
 _MSI: Final = 0xFEE0_0000
-_TSC: Final = 0x10
-_CAPABILITIES: Final = range(0x480, 0x4A0)
 _FLAGS: Final[Mapping[str, int]] = MappingProxyType(
     {
         "sipi_vector": io.VCPU_EVENTS_SIPI_VECTOR,
@@ -95,7 +93,7 @@ def set_cpuid(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
         if (entry.function, entry.index) == (leaf, subleaf):
             name = _REGISTERS[register]
             setattr(entry, name, getattr(entry, name) ^ 1 << position)
-    vcpu.readable.clear()
+    vcpu.readable = {}
     return StepResult(vcpu.call(io.KVM_SET_CPUID2, ctypes.byref(table)))
 
 
@@ -148,10 +146,7 @@ def save(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
 def saved(vcpu: SessionVcpu) -> Saved:
     """Return what userspace keeps of a vCPU."""
     mp_state = vcpu.get_mp_state()
-    indices = tuple(
-        index for index in vcpu.vm.msr_indices if index not in _CAPABILITIES and index != _TSC
-    )
-    table = vcpu.get_msrs(indices)
+    table = vcpu.get_msrs(vcpu.vm.kept_msrs)
     return Saved(
         max(mp_state, 0),
         bytes(vcpu.get_regs()),

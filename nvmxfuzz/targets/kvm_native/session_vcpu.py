@@ -26,6 +26,8 @@ STEPS_TO_SIGNAL: Final = 5000
 """Steps of the shim after which a signal ends KVM_RUN: KVM may emulate L1 for ever."""
 
 _LONGEST_SCRIPT: Final = 64
+_TSC: Final = 0x10
+_CAPABILITIES: Final = range(0x480, 0x4A0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,10 @@ class SessionVm:
         self.memory = vm.memory
         self.layout = Vmcs12Layout(library)
         self.ends = ends_of(self.layout)
-        self.msr_indices = machine.msr_indices()
+        self.kept_msrs = tuple(
+            index for index in machine.msr_indices() if index not in _CAPABILITIES and index != _TSC
+        )
+        """Which MSRs are saved and restored."""
         self.vcpus: list[SessionVcpu] = []
         self.warnings: list[str] = []
         self.checks: list[str] = []
@@ -130,6 +135,8 @@ class SessionVcpu:
         self.events, self.nested, self._mp = s.VcpuEvents(), s.NestedState(), s.MpState()
         self.readable: dict[tuple[int, ...], MsrTable] = {}
         """Which of some MSRs can be read, by all of them; as long as CPUID stays."""
+        self.readable_at_first: dict[tuple[int, ...], MsrTable] = {}
+        """The same when the world was loaded."""
         self.shadow = ShadowVmcs(vm.library, vcpu.address)
         self.entries = 0
         """How often the guest was entered in the last `run`."""

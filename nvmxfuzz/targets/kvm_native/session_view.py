@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 from nvmxfuzz.inputs.session_steps import MSRS
 from nvmxfuzz.oracles.session_witness import VcpuView
 from nvmxfuzz.targets.kvm_native import structures as s
-from nvmxfuzz.targets.kvm_native.session_vcpu import SessionVcpu
+from nvmxfuzz.targets.kvm_native.session_vcpu import MsrTable, SessionVcpu
 from nvmxfuzz.targets.kvm_native.vmcs12 import LAUNCH_STATE, Vmcs12Layout
 
 Pairs: TypeAlias = tuple[tuple[str, int], ...]
@@ -22,7 +22,7 @@ _CODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _FIELD_CODES: Final = {16: "H", 32: "I", 64: "Q"}
 _IGNORED: Final = ("padding", "padding1", "pad", "reserved")
 _MOST_KEPT: Final = 4096
-_MSR_NAMES: Final = {index: name for name, index in MSRS.items()}
+_SORTED_MSRS: Final = tuple(sorted(MSRS.items()))
 _ALL_MSRS: Final = tuple(MSRS.values())
 
 
@@ -104,15 +104,12 @@ class Viewer:
         size = vcpu.nested.size
         first = s.NESTED_HEADER_SIZE
         second = first + s.VMCS_SIZE
-        table = vcpu.get_msrs(_ALL_MSRS)
         return VcpuView(
             regs=_of(self._regs, vcpu.get_regs()),
             sregs=_of(self._sregs, vcpu.get_sregs2()),
             events=_of(self._events, vcpu.get_events()),
             mp_state=mp_state,
-            msrs=tuple(
-                sorted(zip(map(_MSR_NAMES.__getitem__, table.indices), table.values(), strict=True))
-            ),
+            msrs=_msrs(vcpu.get_msrs(_ALL_MSRS)),
             nested=self._nested.pairs(nested[: self._nested.size]),
             vmcs12=self._image(nested, first) if size >= second else (),
             shadow_vmcs12=self._image(nested, second) if size >= second + s.VMCS_SIZE else (),
@@ -124,3 +121,8 @@ class Viewer:
 
 def _of(flat: _Flat, structure: ctypes.Structure) -> Pairs:
     return flat.pairs(ctypes.string_at(ctypes.addressof(structure), flat.size))
+
+
+def _msrs(table: MsrTable) -> Pairs:
+    values = dict(zip(table.indices, table.values(), strict=True))
+    return tuple([(name, values[index]) for name, index in _SORTED_MSRS if index in values])
