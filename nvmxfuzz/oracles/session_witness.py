@@ -79,7 +79,7 @@ class StepResult:
     "intr" is as it should be: a signal ends it before the next entry of the guest.
     """
     emulated: bool = False
-    """KVM has emulated an instruction of L2, since it could not enter L2 or of its own accord.
+    """KVM has emulated instructions of an L2 that it could not enter, for the state that L2 has.
 
     Emulation upon an exit that asks for it (#UD, I/O, MMIO, a task switch) does not count.
     """

@@ -29,14 +29,6 @@ from nvmxfuzz.targets.kvm_native.session_view import Viewer
 STEP_LIMIT: Final = 200_000
 """Steps of the shim that an ioctl may take: more is a loop of KVM's own."""
 
-_EMULATED: Final = frozenset(
-    {
-        *("exception-ud", "io", "ept-violation", "ept-misconfiguration", "apic-access"),
-        "task-switch",
-    }
-)
-"""Exits of L2 upon which KVM emulates what L2 executes, if L1 does not want them."""
-
 _HANDLERS: Final[Mapping[str, Handler]] = MappingProxyType({**USERSPACE, **GUEST})
 
 
@@ -98,19 +90,16 @@ class KvmSessions:
         self._untouched = False
         vm.forget()
         vcpu = vm.vcpus[step.vcpu % VCPUS]
-        required, vcpu.emulated_l2 = vcpu.emulation_required(), False
+        vcpu.emulated_l2 = False
         try:
             result = _HANDLERS[step.kind](vcpu, step)
         except Stopped as stopped:
             vm.note()
             result = StepResult(stopped=stopped.result.sentence())
-        asked = not required and (step.kind == "rsm" or _asks(step))
-        emulated = vcpu.emulated_l2 and not asked
-        if not emulated and not vm.warnings and not vm.checks:
+        if not vcpu.emulated_l2 and not vm.warnings and not vm.checks:
             return result
-        return replace(
-            result, emulated=emulated, warnings=tuple(vm.warnings), checks=tuple(vm.checks)
-        )
+        warnings, checks = tuple(vm.warnings), tuple(vm.checks)
+        return replace(result, emulated=vcpu.emulated_l2, warnings=warnings, checks=checks)
 
     def read(self, vcpu: int) -> VcpuView:
         """Return what userspace can read of a vCPU; WitnessStoppedError if KVM does not return."""
@@ -127,7 +116,3 @@ class KvmSessions:
         if self.vm is None:
             raise ValueError("KVM is not loaded")
         return self.vm
-
-
-def _asks(step: SessionStep) -> bool:
-    return step.kind == "l2-exit" and step.chosen("exit") in _EMULATED

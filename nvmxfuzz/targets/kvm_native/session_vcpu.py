@@ -141,7 +141,7 @@ class SessionVcpu:
         self.entries = 0
         """How often the guest was entered in the last `run`."""
         self.emulated_l2 = False
-        """KVM has emulated in a `run` that began in L2; whoever asks sets it back."""
+        """KVM has emulated an L2 that it could not enter; whoever asks sets it back."""
         self.last_rip = 0
         """Where the guest was at the last of them."""
         self._vcpu = vcpu
@@ -243,7 +243,7 @@ class SessionVcpu:
         """
         count = len(actions) if actions is not None else 0
         self._functions.nvmx_set_signalled_script(actions, count, STEPS_TO_SIGNAL)
-        before = self._emulated(self.address) if self.in_l2() else None
+        before = self._emulated(self.address) if self._must_not_emulate() else None
         try:
             value = self.call(io.KVM_RUN)
         finally:
@@ -255,6 +255,11 @@ class SessionVcpu:
         if value in (0, -errno.EINTR):
             return 0, str(self._vcpu.left())
         return value, ""
+
+    def _must_not_emulate(self) -> bool:
+        """Tell whether L2 is next and cannot be entered; the handler of an SMI may be emulated."""
+        invalid = self.in_l2() and self.emulation_required()
+        return invalid and not self.get_events().smi.pending
 
     def run_immediate(self) -> int:
         """KVM_RUN with immediate_exit."""

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from nvmxfuzz.inputs.session_steps import session_step
 from nvmxfuzz.oracles.session_witness import StepResult, VcpuView
 from nvmxfuzz.targets.kvm_native.session import KvmSessions
 
@@ -98,3 +99,29 @@ def test_vmx_instructions_are_undefined_in_smm(play: Play, entered: Entered) -> 
     entered(until="prepare")
     play("smi")
     assert play("vmlaunch").outcome == "fault 6"
+
+
+@pytest.mark.parametrize(
+    "ioctls",
+    [
+        (("set-nested-state", {"slot": "a", "part": "vmxon_pa"}),),
+        (
+            ("set-events", {"part": "smi.smm", "value": 0}),
+            ("set-events", {"part": "smi.smm", "value": 1}),
+        ),
+        (("set-events", {"part": "smi.smm", "value": 2}),),
+    ],
+)
+def test_rsm_to_an_l2_that_is_no_more(
+    play: Play,
+    entered: Entered,
+    sessions: KvmSessions,
+    ioctls: tuple[tuple[str, dict[str, int | str]], ...],
+) -> None:
+    """docs/findings/rsm-to-freed-l2.md: in slot a is a vCPU that has not executed VMXON."""
+    play("save", slot="a")
+    entered()
+    assert play("smi").outcome == "smm"
+    for kind, operands in ioctls:
+        assert play(kind, **operands).errno == 0
+    assert sessions.do(session_step("rsm")).stopped.startswith("BUG: VMPTRLD of")
