@@ -103,3 +103,35 @@ def test_emulation_of_l2_is_seen(
     assert not play("l2-exit", exit="io", qualification=0x10).emulated
     monkeypatch.setattr(SessionVcpu, "emulation_required", lambda _: True)
     assert play("l2-exit", exit="io", qualification=0x10).emulated
+
+
+@pytest.mark.parametrize(
+    ("field", "flip"), [("efer", 1 << 45), ("cr4", 1 << 13), ("cr0", 1), ("cr3", 1 << 62)]
+)
+def test_what_rsm_cannot_load(
+    play: Play, entered: Entered, sessions: KvmSessions, field: str, flip: int
+) -> None:
+    """The fourth way, of 6.1; 6.12 has not gone back to L2 by then."""
+    entered()
+    play("smi")
+    play("smram-write", field=field, flip=flip)
+    outcome = play("rsm").outcome
+    result = play("run")
+    if sessions.kernel == "6.1":
+        assert outcome == "entered"
+        assert (result.errno, len(result.warnings)) == (-errno.EIO, 2)
+    else:
+        assert (outcome, result.left, result.warnings) == ("l1", "shutdown", ())
+
+
+def test_a_root_without_memory(play: Play, sessions: KvmSessions, in_world: InWorld) -> None:
+    """docs/findings/no-memory.md: no nesting is needed, but a KVM without EPT."""
+    in_world(ept=0)
+    play("set-sregs", register="cr3", flip=0x1000_0000)
+    play("set-events", part="exception.nr", value=6)
+    play("set-events", part="exception.injected", value=1)
+    result = play("run")
+    if sessions.kernel == "6.1":
+        assert (result.left, len(result.warnings)) == ("shutdown", 1)
+    else:
+        assert (result.left, result.warnings) == ("intr", ())
