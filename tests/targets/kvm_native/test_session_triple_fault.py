@@ -14,7 +14,6 @@ from nvmxfuzz.targets.kvm_native import l1
 from nvmxfuzz.targets.kvm_native.port import VMCALL
 from nvmxfuzz.targets.kvm_native.session import KvmSessions
 from nvmxfuzz.targets.kvm_native.session_exits import script
-from nvmxfuzz.targets.kvm_native.session_vcpu import SessionVcpu
 
 Play: TypeAlias = Callable[..., StepResult]
 Entered: TypeAlias = Callable[..., None]
@@ -39,7 +38,9 @@ def test_invalid_state_is_a_triple_fault(in_l2: Play, sessions: KvmSessions) -> 
     assert sessions.read(0).in_l2
     result = in_l2("l2-exit", exit="cpuid")
     assert (result.outcome, result.emulated, result.warnings) == ("triple-fault", False, ())
-    assert dict(sessions.read(0).vmcs12)["vm_exit_reason"] == 2
+    view = sessions.read(0)
+    assert dict(view.vmcs12)["vm_exit_reason"] == 2
+    assert dict(view.regs)["rip"] == dict(view.vmcs12)["host_rip"]  # CPUID was not executed
 
 
 def test_what_is_mended_runs(in_l2: Play) -> None:
@@ -96,13 +97,16 @@ def test_with_an_exception_pending_it_is_an_internal_error(in_l2: Play) -> None:
 
 
 def test_emulation_of_l2_is_seen(
-    play: Play, entered: Entered, monkeypatch: pytest.MonkeyPatch
+    play: Play, entered: Entered, sessions: KvmSessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of an L2 that KVM cannot enter: that is what is planted here, with I/O of a string."""
+    """Of an L2 that KVM cannot enter; what is planted is a counter that goes on."""
     entered()
     assert not play("l2-exit", exit="io", qualification=0x10).emulated
-    monkeypatch.setattr(SessionVcpu, "emulation_required", lambda _: True)
-    assert play("l2-exit", exit="io", qualification=0x10).emulated
+    play("set-segment", segment="tr", part="type", value=_AVAILABLE_TSS)
+    counts = iter(range(10))
+    assert sessions.vm is not None
+    monkeypatch.setattr(sessions.vm.vcpus[0], "_emulated", lambda _: next(counts))
+    assert play("l2-exit", exit="cpuid").emulated
 
 
 @pytest.mark.parametrize(
