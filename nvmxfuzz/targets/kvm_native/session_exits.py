@@ -203,3 +203,9 @@ NEEDS: Final[Mapping[str, tuple[str, int]]] = {
     "exception-db": ("exception_bitmap", 1 << Vector.DB),
 }
 """What the processor must have been told by the current VMCS, or it makes no such exit."""
+
+
+UNDEFINED: Final = script(l1.UNDEFINED_OPCODE)
+"""The script of an instruction that the processor does not have."""
+NOTHING: Final = script(NEUTRAL)
+INTERRUPTION: Final = script(INTERRUPTED)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The steps of a session in which the guest runs: instructions of L1, exits of L2, SMI and RSM.
+"""The steps of a session in which the guest runs: instructions of L1 and exits of L2.
 
 KVM_RUN goes on until KVM has dealt with what the guest did, and a signal ends it before the next
 entry. So exceptions that KVM raises are pending, and nothing has been entered that no step names.
@@ -8,96 +8,40 @@ entry. So exceptions that KVM raises are pending, and nothing has been entered t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
 from nvmxfuzz.arch.fields import FIELD_BY_NAME
 from nvmxfuzz.arch.registers import Cr0, Cr4, Efer, Rflags
-from nvmxfuzz.inputs.session_steps import MSRS, SessionStep
+from nvmxfuzz.inputs.session_steps import SessionStep
 from nvmxfuzz.oracles.session_witness import PLACE_ADDRESSES, StepResult
 from nvmxfuzz.targets.kvm_native import ioctl_numbers as io
-from nvmxfuzz.targets.kvm_native import l1
 from nvmxfuzz.targets.kvm_native import structures as s
 from nvmxfuzz.targets.kvm_native.port import VMCALL, Exit
 from nvmxfuzz.targets.kvm_native.session_boot import operand_memory
+from nvmxfuzz.targets.kvm_native.session_end import end_of
 from nvmxfuzz.targets.kvm_native.session_exits import (
-    INTERRUPTED,
     NEEDS,
-    NEUTRAL,
     NEUTRAL_REASON,
+    NOTHING,
+    UNDEFINED,
     field_access,
     l2_exit,
     script,
     with_memory,
     without_operand,
 )
+from nvmxfuzz.targets.kvm_native.session_smm import rsm, smi, smram_write
 from nvmxfuzz.targets.kvm_native.session_vcpu import SessionVcpu
 
 Handler = Callable[[SessionVcpu, SessionStep], StepResult]
 
-_ENTRY_FAILURE: Final = 1 << 31
-_REASON: Final = 0xFFFF
-_TRIPLE_FAULT: Final = 2
 _ARITHMETIC: Final = Rflags.CF | Rflags.PF | Rflags.AF | Rflags.ZF | Rflags.SF | Rflags.OF
 _VMX_LENGTH: Final = 3
 _UNDEFINED_FIRST: Final = frozenset({"compatibility", "real", "virtual-8086"})
 """Modes in which the processor raises #UD for a VMX instruction, which goes before a VM exit."""
-_UNDEFINED: Final = script(l1.UNDEFINED_OPCODE)
-_NEUTRAL: Final = script(NEUTRAL)
-_INTERRUPTED: Final = script(INTERRUPTED)
 _VMCALL: Final = script(VMCALL)
-_RSM: Final = b"\x0f\xaa"
-_MOST_IN_A_SCRIPT: Final = 64
-
-
-# ---------------------------------------------------------------------- what it came to
-
-
-def _end(
-    vcpu: SessionVcpu, was_l2: bool, ran: tuple[int, str], *, told: bool = False
-) -> StepResult:
-    """Return what a KVM_RUN came to; `told`: of an instruction that has a result."""
-    error, left = ran
-    if error:
-        return StepResult(error)
-    events = vcpu.get_events()
-    if events.smi.smm and not told:
-        return StepResult(0, "smm", left)
-    if vcpu.in_l2():
-        return StepResult(0, "l2" if was_l2 else "entered", left)
-    if was_l2:
-        return StepResult(0, "smm" if events.smi.smm else _left_l2(vcpu), left)
-    if not told or not vcpu.entries:
-        return StepResult(0, "smm" if events.smi.smm else "l1", left)
-    return StepResult(0, _of_instruction(vcpu, events), left)
-
-
-def _left_l2(vcpu: SessionVcpu) -> str:
-    reason, qualification, _ = vcpu.vmcs12_end()
-    if reason & _ENTRY_FAILURE:
-        return f"exit {reason & _REASON} qualification {qualification}"
-    if reason & _REASON == _TRIPLE_FAULT:
-        return "triple-fault"
-    return f"exit {reason & _REASON}"
-
-
-def _of_instruction(vcpu: SessionVcpu, events: s.VcpuEvents) -> str:
-    """Return what an instruction of L1 came to that is still L1."""
-    regs = vcpu.get_regs()
-    if events.exception.pending or events.exception.injected:
-        return f"fault {events.exception.nr}"
-    if regs.rip == vcpu.last_rip:
-        reason = vcpu.vmcs12_end()[0]
-        return _left_l2(vcpu) if reason & _ENTRY_FAILURE else "l1"
-    if not vcpu.last_rip < regs.rip < vcpu.last_rip + 16:
-        return _left_l2(vcpu)
-    if regs.rflags & Rflags.CF:
-        return "vmfail-invalid"
-    if regs.rflags & Rflags.ZF:
-        return f"vmfail-valid {vcpu.vmcs12_end()[2]}"
-    return "done"
 
 
 def _instruction(vcpu: SessionVcpu, step: SessionStep, actions: Any) -> StepResult:  # noqa: ANN401 # an array of native.Action
@@ -105,12 +49,12 @@ def _instruction(vcpu: SessionVcpu, step: SessionStep, actions: Any) -> StepResu
     mode = step.chosen("mode")
     was_l2 = vcpu.in_l2()
     if was_l2 or mode == "kernel":
-        return _end(vcpu, was_l2, vcpu.run(actions), told=True)
+        return end_of(vcpu, was_l2, vcpu.run(actions), told=True)
     error, undo = _enter_mode(vcpu, mode)
     if error:
         return StepResult(error)
-    chosen = _UNDEFINED if mode in _UNDEFINED_FIRST else actions
-    result = _end(vcpu, was_l2, vcpu.run(chosen), told=True)
+    chosen = UNDEFINED if mode in _UNDEFINED_FIRST else actions
+    result = end_of(vcpu, was_l2, vcpu.run(chosen), told=True)
     if not vcpu.in_l2() and not result.outcome.startswith(("exit", "smm", "triple")):
         undo()
     return result
@@ -246,7 +190,7 @@ def _without_exit(vcpu: SessionVcpu, kind: str, name: str, value: int) -> StepRe
         vcpu.shadow.write(name, value)
     fields = {"guest_rip": regs.rip + _VMX_LENGTH, "guest_rflags": regs.rflags & ~_ARITHMETIC}
     ran = vcpu.run(script(Exit(NEUTRAL_REASON, fields=fields, registers=registers)))
-    return _end(vcpu, False, ran, told=True)
+    return end_of(vcpu, False, ran, told=True)
 
 
 def prepare(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
@@ -268,7 +212,7 @@ def prepare(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
     scripts = vcpu.vm.bases.scripts(step.chosen("base"), tuple(asked))
     result = StepResult(0, "done", left)
     for actions in scripts:
-        result = _end(vcpu, was_l2, vcpu.run(actions), told=True)
+        result = end_of(vcpu, was_l2, vcpu.run(actions), told=True)
         if result.outcome != "done":
             return result
     return result
@@ -280,14 +224,14 @@ def prepare(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
 def run(vcpu: SessionVcpu, step: SessionStep) -> StepResult:  # noqa: ARG001 # as all steps
     """Let L2 execute VMCALL; let L1 run, and be interrupted."""
     was_l2 = vcpu.in_l2()
-    return _end(vcpu, was_l2, vcpu.run(_VMCALL if was_l2 else _NEUTRAL))
+    return end_of(vcpu, was_l2, vcpu.run(_VMCALL if was_l2 else NOTHING))
 
 
 def l2_runs(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
     """Let L2 cause an exit; VMCALL if the processor does not make that exit with vmcs02."""
     if not vcpu.in_l2():
         return run(vcpu, step)
-    return _end(vcpu, True, vcpu.run(_l2_script(vcpu, step)))
+    return end_of(vcpu, True, vcpu.run(_l2_script(vcpu, step)))
 
 
 def _l2_script(vcpu: SessionVcpu, step: SessionStep) -> Any:  # noqa: ANN401 # an array of native.Action
@@ -308,86 +252,6 @@ def _exit_script(name: str, qualification: int) -> Any:  # noqa: ANN401
 def run_immediate(vcpu: SessionVcpu, step: SessionStep) -> StepResult:  # noqa: ARG001 # as all steps
     """KVM_RUN with immediate_exit."""
     return StepResult(vcpu.run_immediate())
-
-
-# ---------------------------------------------------------------------- SMM
-
-
-def smi(vcpu: SessionVcpu, step: SessionStep) -> StepResult:  # noqa: ARG001 # as all steps
-    """KVM_SMI, and KVM comes as far as to the next entry.
-
-    What is to be done before comes first: L2's entry, an exception that is injected.
-    """
-    was_l2 = vcpu.in_l2()
-    error = vcpu.call(io.KVM_SMI)
-    if error:
-        return StepResult(error)
-    ran = vcpu.run()
-    if not ran[0] and vcpu.get_events().smi.pending:
-        vcpu.run(_INTERRUPTED if vcpu.in_l2() else _NEUTRAL)
-        ran = vcpu.run()
-    result = _end(vcpu, was_l2, ran)
-    if result.outcome == "smm":
-        _install_handler(vcpu)
-    return result
-
-
-def _install_handler(vcpu: SessionVcpu) -> None:
-    """Firmware has RSM where SMM begins."""
-    vcpu.vm.write(vcpu.get_sregs().cs.base + vcpu.get_regs().rip, _RSM)
-
-
-def rsm(vcpu: SessionVcpu, step: SessionStep) -> StepResult:  # noqa: ARG001 # as all steps
-    """RSM raises #UD, and KVM emulates it; or KVM has to emulate all of SMM."""
-    was_l2 = vcpu.in_l2()
-    emulates = vcpu.emulation_required()
-    result = _end(vcpu, was_l2, vcpu.run(_INTERRUPTED if emulates else _UNDEFINED))
-    exception = vcpu.events.exception
-    if result.errno or was_l2 or not (exception.pending or exception.injected):
-        return result
-    return replace(result, outcome=f"fault {exception.nr}")
-
-
-_SEGMENTS: Final = {"cs": 0xFE10, "ss": 0xFE20, "tr": 0xFE90, "ldtr": 0xFE70}
-_PARTS: Final = {"selector": (0, 2), "attributes": (2, 2), "limit": (4, 4), "base": (8, 8)}
-_SMRAM: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
-    {
-        "smbase": (0xFF00, 4),
-        "cr0": (0xFF58, 8),
-        "cr3": (0xFF50, 8),
-        "cr4": (0xFF48, 8),
-        "efer": (0xFED0, 8),
-        "rflags": (0xFF70, 8),
-        "rip": (0xFF78, 8),
-        "rsp": (0xFFD8, 8),
-        "rax": (0xFFF8, 8),
-        "dr6": (0xFF68, 8),
-        "dr7": (0xFF60, 8),
-        "auto_hlt_restart": (0xFEC9, 1),
-        "svm_guest_flag": (0xFED8, 8),
-        "io_restart": (0xFEC8, 1),
-        "nmi_masked": (0xFECA, 1),
-        **{
-            f"{name}_{part}": (start + offset, size)
-            for name, start in _SEGMENTS.items()
-            for part, (offset, size) in _PARTS.items()
-        },
-    }
-)
-"""Offset from SMBASE and size of the fields of the state-save area."""
-
-
-def smram_write(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
-    """Edit the saved state where SMBASE says that it is."""
-    smbase = vcpu.get_msr(MSRS["IA32_SMBASE"]) or 0
-    offset, size = _SMRAM[step.chosen("field")]
-    if not vcpu.vm.backed(smbase + offset, size):
-        return StepResult(outcome="unbacked")
-    memory = vcpu.vm.memory
-    old = memory.read_int(smbase + offset, size)
-    new = (old & ~step.number("unset") ^ step.number("flip")) & (1 << 8 * size) - 1
-    memory.write_int(smbase + offset, new, size)
-    return StepResult()
 
 
 def memory_write(vcpu: SessionVcpu, step: SessionStep) -> StepResult:

@@ -17,7 +17,7 @@ from nvmxfuzz.targets.kvm_native import structures as s
 from nvmxfuzz.targets.kvm_native.library import Library
 from nvmxfuzz.targets.kvm_native.looking import ends_of
 from nvmxfuzz.targets.kvm_native.session_bases import Bases
-from nvmxfuzz.targets.kvm_native.session_exits import NEUTRAL, script
+from nvmxfuzz.targets.kvm_native.session_exits import NOTHING
 from nvmxfuzz.targets.kvm_native.session_shadow import ShadowVmcs
 from nvmxfuzz.targets.kvm_native.vcpu import Vcpu
 from nvmxfuzz.targets.kvm_native.vm import Machine, Vm
@@ -27,7 +27,6 @@ STEPS_TO_SIGNAL: Final = 5000
 """Steps of the shim after which a signal ends KVM_RUN: KVM may emulate L1 for ever."""
 
 _LONGEST_SCRIPT: Final = 64
-_NEUTRAL: Final = script(NEUTRAL)
 _TSC: Final = 0x10
 _CAPABILITIES: Final = range(0x480, 0x4A0)
 
@@ -247,7 +246,7 @@ class SessionVcpu:
         if self._must_not_emulate():
             before = self._emulated(self.address)
             # L2 does nothing any more; L1, to which it is left, is only interrupted.
-            actions = None if actions is None else _NEUTRAL
+            actions = None if actions is None else NOTHING
         count = len(actions) if actions is not None else 0
         self._functions.nvmx_set_signalled_script(actions, count, STEPS_TO_SIGNAL)
         try:
