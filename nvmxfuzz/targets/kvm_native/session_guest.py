@@ -48,7 +48,9 @@ def _instruction(vcpu: SessionVcpu, step: SessionStep, actions: Any) -> StepResu
     """Let whoever runs execute a VMX instruction, L1 in the mode that the step says."""
     mode = step.chosen("mode")
     was_l2 = vcpu.in_l2()
-    if was_l2 or mode == "kernel":
+    if was_l2:
+        return _run_l2(vcpu, actions)
+    if mode == "kernel":
         return end_of(vcpu, was_l2, vcpu.run(actions), told=True)
     error, undo = _enter_mode(vcpu, mode)
     if error:
@@ -223,15 +225,24 @@ def prepare(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
 
 def run(vcpu: SessionVcpu, step: SessionStep) -> StepResult:  # noqa: ARG001 # as all steps
     """Let L2 execute VMCALL; let L1 run, and be interrupted."""
-    was_l2 = vcpu.in_l2()
-    return end_of(vcpu, was_l2, vcpu.run(_VMCALL if was_l2 else NOTHING))
+    if vcpu.in_l2():
+        return _run_l2(vcpu, _VMCALL)
+    return end_of(vcpu, False, vcpu.run(NOTHING))
 
 
 def l2_runs(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
     """Let L2 cause an exit; VMCALL if the processor does not make that exit with vmcs02."""
     if not vcpu.in_l2():
         return run(vcpu, step)
-    return end_of(vcpu, True, vcpu.run(_l2_script(vcpu, step)))
+    return _run_l2(vcpu, _l2_script(vcpu, step))
+
+
+def _run_l2(vcpu: SessionVcpu, actions: Any) -> StepResult:  # noqa: ANN401 # an array of native.Action
+    """Let L2 do something, unless an event that is pending takes the vCPU out of it before."""
+    ran = vcpu.run()
+    if ran == (0, "intr") and vcpu.in_l2():
+        ran = vcpu.run(actions)
+    return end_of(vcpu, True, ran)
 
 
 def _l2_script(vcpu: SessionVcpu, step: SessionStep) -> Any:  # noqa: ANN401 # an array of native.Action
