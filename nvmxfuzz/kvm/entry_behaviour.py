@@ -127,6 +127,14 @@ class EntryBehaviour:
     """L2 does not halt if a virtual interrupt could be delivered at once."""
     windows_wake: bool
     """L2 does not halt if an interrupt window or NMI window would end it at once."""
+    delivers_payload_at_once: bool = True
+    """What comes with an exception (CR2, DR6) is in place when it is queued for L1, not when it is
+    injected."""
+    checks_efer_in_sregs: bool = False
+    """KVM_SET_SREGS refuses bits of EFER that CPUID does not let it have."""
+    has_smm_file: bool = False
+    """SMM has a file of its own (smm.c): interrupt shadows live through it, limits of segments are
+    restored whole, and an RSM that fails leaves L2; before, RSM was part of the emulator."""
 
 
 _ONLY_FROM_VMCS12_4_20 = (
@@ -234,6 +242,9 @@ _V6_12 = replace(
     ignores_freeze_in_smm=True,
     hwcr_bits_together=True,
     virtual_interrupts_wake=True,
+    delivers_payload_at_once=False,
+    checks_efer_in_sregs=True,
+    has_smm_file=True,
 )
 
 _V6_19 = replace(

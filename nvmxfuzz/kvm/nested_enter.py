@@ -144,7 +144,7 @@ def nested_vmx_run(run: EntryRun) -> None:
     vcpu = run.vcpu
     vmcs12 = vcpu.vmcs12
     nested_vmx_check_permission(vcpu)
-    _load_vmcs01(vcpu)
+    load_vmcs01(vcpu)
     enlightened = nested_vmx_handle_enlightened_vmptrld(vcpu)
     processor = vcpu.l1.processor
     if not enlightened:
@@ -191,7 +191,8 @@ def check_guest_state(vcpu: Vcpu, vmcs12: Vmcs) -> tuple[str, int]:
     return nested_vmx_check_guest_state(vcpu, vmcs12)
 
 
-def _load_vmcs01(vcpu: Vcpu) -> None:
+def load_vmcs01(vcpu: Vcpu) -> None:
+    """Make vmcs01 as the request has it, or as KVM makes it, the loaded VMCS."""
     given = vcpu.request.vmcs01
     if given is None:
         vcpu.vmcs01 = prepare_vmcs01(vcpu)
@@ -233,23 +234,52 @@ def vmx_has_nested_events(vcpu: Vcpu, vmcs12: Vmcs) -> bool:
     return vcpu.vmcs["guest_intr_status"] & 0xF0 > priority & 0xF0
 
 
-def nested_vmx_enter_non_root_mode(run: EntryRun) -> None:
-    """Switch from vmcs01 to vmcs02 and load L2's state; undo it all where a check fails."""
+def nested_vmx_enter_non_root_mode(run: EntryRun, *, from_vmentry: bool = True) -> None:
+    """Switch from vmcs01 to vmcs02 and load L2's state; undo it all where a check fails.
+
+    Without `from_vmentry` L2 is restored, by RSM or KVM_SET_NESTED_STATE: what L1's instruction has
+    checked is not checked again, pages come later, and a failure leaves L1 without its registers.
+    """
     vcpu = run.vcpu
     vmcs12 = vcpu.vmcs12
-    params = vcpu.params
-    if not vmcs12.vm_entry_controls & VmEntry.LOAD_DEBUG_CONTROLS:
-        vcpu.pre_vmenter_debugctl = vmx_guest_debugctl_read(vcpu)
-    if vcpu.kvm.mpx_supported and not vmcs12.vm_entry_controls & VmEntry.LOAD_IA32_BNDCFGS:
-        vcpu.pre_vmenter_bndcfgs = vcpu.vmcs["guest_bndcfgs"]
-    vcpu.pre_vmenter_cet = {name: vcpu.vmcs[name] for name in cet_fields(vcpu)}
-    if not params.ept and _stashes_cr3(vcpu):
-        vcpu.vmcs["guest_cr3"] = vcpu.cr3
+    _keep_for_l2(vcpu, vmcs12)
     nested = vcpu.request.nested
     vcpu.vmcs02 = dict(nested.vmcs02.__dict__ if nested.vmcs02 is not None else ZERO_VMCS)
     vcpu.vmcs = vcpu.vmcs02
     vmx_vcpu_load_vmcs(vcpu)
     prepare_vmcs02_early(vcpu, vmcs12)
+    if from_vmentry:
+        _check_vmentry(run, vmcs12)
+    vcpu.guest_mode = True
+    failed, qualification = prepare_vmcs02(vcpu, vmcs12, from_vmentry=from_vmentry)
+    if failed:
+        raise _fail_vmexit_guest_mode(
+            vcpu, failed, _INVALID_STATE, qualification, from_vmentry=from_vmentry
+        )
+    if not from_vmentry:
+        return
+    failed, number = nested_vmx_load_msr(
+        vcpu, vmcs12.vm_entry_msr_load_addr, vmcs12.vm_entry_msr_load_count
+    )
+    if failed:
+        raise _fail_vmexit_guest_mode(vcpu, failed, _MSR_LOAD_FAIL, number)
+
+
+def _keep_for_l2(vcpu: Vcpu, vmcs12: Vmcs) -> None:
+    """Keep of L1 what L2 goes on with, and what a late VMfail has to find."""
+    entry = vmcs12.vm_entry_controls if vcpu.nested_run_pending else 0
+    if not entry & VmEntry.LOAD_DEBUG_CONTROLS:
+        vcpu.pre_vmenter_debugctl = vmx_guest_debugctl_read(vcpu)
+    if vcpu.kvm.mpx_supported and not entry & VmEntry.LOAD_IA32_BNDCFGS:
+        vcpu.pre_vmenter_bndcfgs = vcpu.vmcs["guest_bndcfgs"]
+    vcpu.pre_vmenter_cet = {name: vcpu.vmcs[name] for name in cet_fields(vcpu)}
+    if not vcpu.params.ept and _stashes_cr3(vcpu):
+        vcpu.vmcs["guest_cr3"] = vcpu.cr3
+
+
+def _check_vmentry(run: EntryRun, vmcs12: Vmcs) -> None:
+    """Make the checks that only L1's instruction brings, with the pages that they need."""
+    vcpu = run.vcpu
     if not nested_get_vmcs12_pages(vcpu):
         switch_to_vmcs01(vcpu)
         raise Over(vcpu.fired[-1], None, INTERNAL_ERROR)
@@ -266,15 +296,6 @@ def nested_vmx_enter_non_root_mode(run: EntryRun) -> None:
     failed, qualification = check_guest_state(vcpu, vmcs12)
     if failed:
         raise _fail_vmexit(vcpu, failed, _INVALID_STATE, qualification)
-    vcpu.guest_mode = True
-    failed, qualification = prepare_vmcs02(vcpu, vmcs12)
-    if failed:
-        raise _fail_vmexit_guest_mode(vcpu, failed, _INVALID_STATE, qualification)
-    failed, number = nested_vmx_load_msr(
-        vcpu, vmcs12.vm_entry_msr_load_addr, vmcs12.vm_entry_msr_load_count
-    )
-    if failed:
-        raise _fail_vmexit_guest_mode(vcpu, failed, _MSR_LOAD_FAIL, number)
 
 
 def _stashes_cr3(vcpu: Vcpu) -> bool:
@@ -285,20 +306,25 @@ def _stashes_cr3(vcpu: Vcpu) -> bool:
     )
 
 
-def _fail_vmexit_guest_mode(vcpu: Vcpu, check: str, reason: int, qualification: int) -> Over:
+def _fail_vmexit_guest_mode(
+    vcpu: Vcpu, check: str, reason: int, qualification: int, *, from_vmentry: bool = True
+) -> Over:
     if vcpu.vmcs12.cpu_based_vm_exec_control & Primary.USE_TSC_OFFSETTING:
         vcpu.tsc_offset = vcpu.tsc_offset - vcpu.vmcs12.tsc_offset & ALL_ONES
     vcpu.guest_mode = False
-    return _fail_vmexit(vcpu, check, reason, qualification)
+    return _fail_vmexit(vcpu, check, reason, qualification, from_vmentry=from_vmentry)
 
 
-def _fail_vmexit(vcpu: Vcpu, check: str, reason: int, qualification: int) -> Over:
+def _fail_vmexit(
+    vcpu: Vcpu, check: str, reason: int, qualification: int, *, from_vmentry: bool = True
+) -> Over:
     if check not in vcpu.fired:
         vcpu.fired.append(check)
     switch_to_vmcs01(vcpu)
-    load_vmcs12_host_state(vcpu, vcpu.vmcs12)
     vcpu.vmcs12_writes["exit_qualification"] = qualification
-    vcpu.vmcs12_writes["vm_exit_reason"] = reason | FAILED_VMENTRY
+    if from_vmentry:
+        load_vmcs12_host_state(vcpu, vcpu.vmcs12)
+        vcpu.vmcs12_writes["vm_exit_reason"] = reason | FAILED_VMENTRY
     return Over(check, exit_on_entry(reason, qualification))
 
 

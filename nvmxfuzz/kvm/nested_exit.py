@@ -80,8 +80,13 @@ def switch_to_vmcs01(vcpu: Vcpu) -> None:
     vcpu.vmcs = vcpu.vmcs01
 
 
-def nested_vmx_vmexit(vcpu: Vcpu, exit_reason: int, qualification: int, failed: bool) -> None:
-    """Leave L2: a VM exit with a reason, or with `failed` the VMfail of hardware."""
+def nested_vmx_vmexit(
+    vcpu: Vcpu, exit_reason: int | None, qualification: int, failed: bool
+) -> None:
+    """Leave L2: a VM exit with a reason, or with `failed` the VMfail of hardware.
+
+    Without a reason L1 learns nothing of it: KVM leaves L2 for its own ends.
+    """
     vmcs12 = vcpu.vmcs12
     vcpu.guest_mode = False
     if vmcs12.cpu_based_vm_exec_control & Primary.USE_TSC_OFFSETTING:
@@ -90,8 +95,9 @@ def nested_vmx_vmexit(vcpu: Vcpu, exit_reason: int, qualification: int, failed: 
             vcpu.tsc_scaling_ratio = vcpu.l1.tsc_scaling_ratio
     if not failed:
         sync_vmcs02_to_vmcs12(vcpu, vmcs12)
-        vcpu.vmcs12_writes["vm_exit_reason"] = exit_reason
-        vcpu.vmcs12_writes["exit_qualification"] = qualification
+        if exit_reason is not None:
+            vcpu.vmcs12_writes["vm_exit_reason"] = exit_reason
+            vcpu.vmcs12_writes["exit_qualification"] = qualification
     switch_to_vmcs01(vcpu)
     vmcs = vcpu.vmcs
     vmcs["vm_exit_msr_load_count"] = len(vcpu.msr_autoload)
@@ -148,6 +154,8 @@ def sync_vmcs02_to_vmcs12(vcpu: Vcpu, vmcs12: Vmcs) -> None:
 
 
 def _activity(vcpu: Vcpu) -> int:
+    if vcpu.halted:
+        return int(Activity.HLT)
     return int(Activity.WAIT_FOR_SIPI if vcpu.waits_for_sipi else Activity.ACTIVE)
 
 

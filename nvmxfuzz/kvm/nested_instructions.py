@@ -38,7 +38,15 @@ from nvmxfuzz.kvm.nested_vmx_result import (
     nested_vmx_fail_invalid,
     nested_vmx_succeed,
 )
-from nvmxfuzz.kvm.vcpu_vmx import NestedVmx, VcpuVmx, is_64_bit_mode, is_vmx_code, vmx_get_cpl
+from nvmxfuzz.kvm.vcpu_vmx import (
+    RARE_FIELDS,
+    NestedVmx,
+    VcpuVmx,
+    copy_vmcs02_to_vmcs12_rare,
+    is_64_bit_mode,
+    is_vmx_code,
+    vmx_get_cpl,
+)
 from nvmxfuzz.kvm.virtual_cpu import ALL_ONES
 from nvmxfuzz.kvm.vmcs12 import (
     LAUNCH_STATE,
@@ -51,17 +59,14 @@ from nvmxfuzz.kvm.vmcs12 import (
 UNDEFINED = Fault(Vector.UD)
 PROTECTION = Fault(Vector.GP)
 
-MEMORY_LENGTH = 4
-INVALIDATION_LENGTH = 5
-REGISTER_LENGTH = 3
-"""How long an instruction is with a displacement alone, with a kind in a register, without either;
-what a session lets L1 execute has these lengths."""
+VMXOFF_LENGTH = 3
 
 _VMXON_NEEDED_FEATURES = FeatureControl.LOCKED | FeatureControl.VMX_OUTSIDE_SMX
 _ACCESS_RIGHTS = range(
     FIELD_BY_NAME["guest_es_ar_bytes"].encoding, FIELD_BY_NAME["guest_tr_ar_bytes"].encoding + 1
 )
 _ACCESS_RIGHTS_KEPT = 0x1F0FF
+_EXT_FIELDS = frozenset(FIELD_BY_NAME[name].encoding for name in (*RARE_FIELDS, "guest_bndcfgs"))
 _EXIT_INFO = "exit-info"
 _INVEPT_TYPES = 6
 _INVEPT_SINGLE = 1
@@ -89,7 +94,7 @@ def handle_vmxon(vmx: VcpuVmx, operand: MemoryOperand) -> str:
         return kvm_queue_exception(vmx, PROTECTION)
     if vmx.nested.vmxon:
         error = int(InstructionError.VMXON_IN_VMX_ROOT_OPERATION)
-        return nested_vmx_fail(vmx, error, MEMORY_LENGTH)
+        return nested_vmx_fail(vmx, error, operand.length)
     if (
         not nested_host_cr0_valid(vcpu, vcpu.cr0)
         or not nested_cr4_valid(vcpu, vcpu.cr4)
@@ -101,10 +106,10 @@ def handle_vmxon(vmx: VcpuVmx, operand: MemoryOperand) -> str:
         return kvm_queue_exception(vmx, vmptr)
     revision = vcpu.memory.read_int(vmptr, 4) if page_address_valid(vcpu, vmptr) else None
     if revision != VMCS12_REVISION:
-        return nested_vmx_fail_invalid(vmx, MEMORY_LENGTH)
+        return nested_vmx_fail_invalid(vmx, operand.length)
     vmx.nested.vmxon_ptr = vmptr
     enter_vmx_operation(vmx)
-    return nested_vmx_succeed(vmx, MEMORY_LENGTH)
+    return nested_vmx_succeed(vmx, operand.length)
 
 
 def enter_vmx_operation(vmx: VcpuVmx) -> None:
@@ -114,6 +119,7 @@ def enter_vmx_operation(vmx: VcpuVmx) -> None:
         vmxon=True,
         vmxon_ptr=vmx.nested.vmxon_ptr,
         smm_guest_mode=vmx.nested.smm_guest_mode,
+        need_sync_vmcs02_to_vmcs12_rare=vmx.nested.need_sync_vmcs02_to_vmcs12_rare,
         dirty_vmcs12=vmx.nested.dirty_vmcs12,
         mtf_pending=vmx.nested.mtf_pending,
         nested_run_pending=vmx.nested.nested_run_pending,
@@ -131,7 +137,7 @@ def handle_vmxoff(vmx: VcpuVmx) -> str:
     if fault:
         return kvm_queue_exception(vmx, fault)
     free_nested(vmx)
-    return nested_vmx_succeed(vmx, REGISTER_LENGTH)
+    return nested_vmx_succeed(vmx, VMXOFF_LENGTH)
 
 
 def free_nested(vmx: VcpuVmx) -> None:
@@ -154,6 +160,7 @@ def nested_release_vmcs12(vmx: VcpuVmx) -> None:
     nested = vmx.nested
     if nested.current_vmptr == ALL_ONES:
         return
+    copy_vmcs02_to_vmcs12_rare(vmx)
     vmx.vcpu.memory.write(nested.current_vmptr & ~0xFFF, bytes(nested.cached_vmcs12))
     nested.current_vmptr = ALL_ONES
 
@@ -169,12 +176,12 @@ def handle_vmclear(vmx: VcpuVmx, operand: MemoryOperand) -> str:
     elif vmptr == vmx.nested.vmxon_ptr:
         error = InstructionError.VMCLEAR_VMXON_POINTER
     if error is not None:
-        return nested_vmx_fail(vmx, int(error), MEMORY_LENGTH)
+        return nested_vmx_fail(vmx, int(error), operand.length)
     if vmptr == vmx.nested.current_vmptr:
         nested_release_vmcs12(vmx)
     # Where there is no memory, nothing is cleared, and that is no failure.
     vmx.vcpu.memory.write(vmptr + LAUNCH_STATE, bytes(4))
-    return nested_vmx_succeed(vmx, MEMORY_LENGTH)
+    return nested_vmx_succeed(vmx, operand.length)
 
 
 def _permitted_pointer(vmx: VcpuVmx, operand: MemoryOperand) -> int | Fault:
@@ -195,8 +202,8 @@ def handle_vmptrld(vmx: VcpuVmx, operand: MemoryOperand) -> str:
     elif vmptr != nested.current_vmptr and not _load_vmcs12(vmx, vmptr):
         error = InstructionError.VMPTRLD_INCORRECT_VMCS_REVISION_ID
     if error is not None:
-        return nested_vmx_fail(vmx, int(error), MEMORY_LENGTH)
-    return nested_vmx_succeed(vmx, MEMORY_LENGTH)
+        return nested_vmx_fail(vmx, int(error), operand.length)
+    return nested_vmx_succeed(vmx, operand.length)
 
 
 def _load_vmcs12(vmx: VcpuVmx, vmptr: int) -> bool:
@@ -227,7 +234,7 @@ def handle_vmptrst(vmx: VcpuVmx, operand: MemoryOperand) -> str:
     )
     if fault:
         return kvm_queue_exception(vmx, fault)
-    return nested_vmx_succeed(vmx, MEMORY_LENGTH)
+    return nested_vmx_succeed(vmx, operand.length)
 
 
 # ---------------------------------------------------------------------- VMREAD, VMWRITE
@@ -238,12 +245,15 @@ def handle_vmread(vmx: VcpuVmx, encoding: str, destination: MemoryOperand | Regi
     fault = nested_vmx_check_permission(vmx)
     if fault:
         return kvm_queue_exception(vmx, fault)
-    length = _length(destination)
+    length = destination.length
     if vmx.nested.current_vmptr == ALL_ONES:
         return nested_vmx_fail_invalid(vmx, length)
-    place = get_vmcs12_field_offset(kvm_register_read(vmx, encoding))
+    field = kvm_register_read(vmx, encoding)
+    place = get_vmcs12_field_offset(field)
     if place is None:
         return nested_vmx_fail(vmx, int(InstructionError.UNSUPPORTED_VMCS_COMPONENT), length)
+    if field in _EXT_FIELDS:
+        copy_vmcs02_to_vmcs12_rare(vmx)
     value = vmcs12_read_any(vmx.nested.cached_vmcs12, place)
     if isinstance(destination, RegisterOperand):
         kvm_register_write(vmx, destination.name, value)
@@ -259,7 +269,7 @@ def handle_vmwrite(vmx: VcpuVmx, encoding: str, source: MemoryOperand | Register
     fault = nested_vmx_check_permission(vmx)
     if fault:
         return kvm_queue_exception(vmx, fault)
-    length = _length(source)
+    length = source.length
     nested = vmx.nested
     if nested.current_vmptr == ALL_ONES:
         return nested_vmx_fail_invalid(vmx, length)
@@ -276,16 +286,14 @@ def handle_vmwrite(vmx: VcpuVmx, encoding: str, source: MemoryOperand | Register
     writable = vmx.vcpu.virtual.msrs.misc & VmxMisc.VMWRITE_ANY_FIELD
     if field_type(field) == _EXIT_INFO and not writable:
         return nested_vmx_fail(vmx, int(InstructionError.VMWRITE_READ_ONLY_VMCS_COMPONENT), length)
+    if field not in SHADOW_FIELDS_RW:
+        copy_vmcs02_to_vmcs12_rare(vmx)
     if field in _ACCESS_RIGHTS:
         value &= _ACCESS_RIGHTS_KEPT
     vmcs12_write_any(nested.cached_vmcs12, place, value)
     if field not in SHADOW_FIELDS_RW:
         nested.dirty_vmcs12 = True
     return nested_vmx_succeed(vmx, length)
-
-
-def _length(operand: MemoryOperand | RegisterOperand) -> int:
-    return REGISTER_LENGTH if isinstance(operand, RegisterOperand) else MEMORY_LENGTH
 
 
 SHADOW_FIELDS_RW = frozenset(
@@ -318,15 +326,15 @@ def handle_invept(vmx: VcpuVmx, kind: str, descriptor: MemoryOperand) -> str:
     number = kvm_register_read(vmx, kind)
     types = msrs.ept_caps >> 24 & _INVEPT_TYPES
     if number >= 32 or not types >> number & 1:
-        return _invalid_operand(vmx)
+        return _invalid_operand(vmx, descriptor)
     value = read_operand(vmx, descriptor, 16)
     if isinstance(value, Fault):
         return kvm_queue_exception(vmx, value)
     if number == _INVEPT_SINGLE:
         vmx.vcpu.fired.clear()
         if nested_vmx_check_eptp(vmx.vcpu, value & ALL_ONES):
-            return _invalid_operand(vmx)
-    return nested_vmx_succeed(vmx, INVALIDATION_LENGTH)
+            return _invalid_operand(vmx, descriptor)
+    return nested_vmx_succeed(vmx, descriptor.length)
 
 
 def handle_invvpid(vmx: VcpuVmx, kind: str, descriptor: MemoryOperand) -> str:
@@ -341,7 +349,7 @@ def handle_invvpid(vmx: VcpuVmx, kind: str, descriptor: MemoryOperand) -> str:
     number = kvm_register_read(vmx, kind)
     types = msrs.vpid_caps >> 8 & _VPID_TYPES
     if number >= 32 or not types >> number & 1:
-        return _invalid_operand(vmx)
+        return _invalid_operand(vmx, descriptor)
     value = read_operand(vmx, descriptor, 16)
     if isinstance(value, Fault):
         return kvm_queue_exception(vmx, value)
@@ -351,10 +359,10 @@ def handle_invvpid(vmx: VcpuVmx, kind: str, descriptor: MemoryOperand) -> str:
         or (number != _ALL_CONTEXTS and not vpid)
         or (number == _INDIVIDUAL_ADDRESS and is_noncanonical_base_address(address, vmx.vcpu))
     ):
-        return _invalid_operand(vmx)
-    return nested_vmx_succeed(vmx, INVALIDATION_LENGTH)
+        return _invalid_operand(vmx, descriptor)
+    return nested_vmx_succeed(vmx, descriptor.length)
 
 
-def _invalid_operand(vmx: VcpuVmx) -> str:
+def _invalid_operand(vmx: VcpuVmx, descriptor: MemoryOperand) -> str:
     error = int(InstructionError.INVALID_OPERAND_TO_INVEPT_INVVPID)
-    return nested_vmx_fail(vmx, error, INVALIDATION_LENGTH)
+    return nested_vmx_fail(vmx, error, descriptor.length)

@@ -32,6 +32,8 @@ class MemoryOperand:
     offset: int
     segment: str = "ds"
     address_size: int = 64
+    length: int = 4
+    """Of the whole instruction, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class RegisterOperand:
     """A register by name, "rsp" among them; MOV-like forms of VMREAD and VMWRITE take one."""
 
     name: str
+    length: int = 3
 
 
 def get_vmx_mem_address(

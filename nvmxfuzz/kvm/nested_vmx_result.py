@@ -6,10 +6,12 @@ from __future__ import annotations
 from nvmxfuzz.arch.events import Vector
 from nvmxfuzz.arch.registers import Rflags
 from nvmxfuzz.kvm.guest_walk import Fault
+from nvmxfuzz.kvm.vcpu_events import has_error_code, queue_exception
 from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx, is_64_bit_mode
 from nvmxfuzz.kvm.virtual_cpu import ALL_ONES
 from nvmxfuzz.kvm.vmcs12 import OFFSETS, write_word
 from nvmxfuzz.kvm.vmx_registers import vmx_set_rflags
+from nvmxfuzz.machine.outcome import Outcome
 
 DONE = "done"
 FAIL_INVALID = "vmfail-invalid"
@@ -17,7 +19,9 @@ INTERNAL_ERROR = "internal-error"
 """KVM gives up to userspace; the instruction is not over."""
 
 _FLAGS = Rflags.CF | Rflags.PF | Rflags.AF | Rflags.ZF | Rflags.SF | Rflags.OF
-_WITH_ERROR_CODE = frozenset({Vector.GP, Vector.SS, Vector.PF})
+_SINGLE_STEP = 1 << 14
+_ENABLED_BREAKPOINT = 1 << 12
+_DR6_TRAPS = 0xF
 _BLOCKING = 3
 
 
@@ -48,12 +52,32 @@ def kvm_queue_exception(vmx: VcpuVmx, fault: Fault) -> str:
     """Have L1 take an exception; without a vector KVM gives up to userspace."""
     if fault.vector is None:
         return INTERNAL_ERROR
-    events = vmx.events
-    events.exception = fault.vector
-    events.exception_injected = False
-    events.error_code = fault.error_code if fault.vector in _WITH_ERROR_CODE else None
-    events.payload = fault.address
+    error_code = fault.error_code if has_error_code(fault.vector) else None
+    _queue(vmx, fault.vector, error_code, fault.address)
     return f"fault {fault.vector}"
+
+
+def _queue(vmx: VcpuVmx, vector: int, error_code: int | None, payload: int | None) -> None:
+    queue_exception(vmx.events, vector, error_code, payload)
+    if vmx.vcpu.behaviour.delivers_payload_at_once and not vmx.vcpu.guest_mode:
+        kvm_deliver_exception_payload(vmx)
+
+
+def queue_debug_exception(vmx: VcpuVmx) -> None:
+    """kvm_vcpu_do_singlestep(): the #DB behind an instruction with TF."""
+    _queue(vmx, Vector.DB, None, _SINGLE_STEP)
+
+
+def kvm_deliver_exception_payload(vmx: VcpuVmx) -> None:
+    """Put what comes with the exception into CR2 or DR6."""
+    queued = vmx.events.exception
+    if not queued.has_payload:
+        return
+    if queued.vector == Vector.PF:
+        vmx.cr2 = queued.payload
+    elif queued.vector == Vector.DB:
+        vmx.dr6 = vmx.dr6 & ~_DR6_TRAPS | queued.payload & ~_ENABLED_BREAKPOINT
+    queued.has_payload, queued.payload = False, 0
 
 
 def kvm_skip_emulated_instruction(vmx: VcpuVmx, length: int) -> None:
@@ -65,12 +89,17 @@ def kvm_skip_emulated_instruction(vmx: VcpuVmx, length: int) -> None:
     vcpu.rip = rip
     vcpu.vmcs["guest_interruptibility_info"] &= ~_BLOCKING
     if vcpu.rflags & Rflags.TF:
-        vmx.events.exception = int(Vector.DB)
-        vmx.events.exception_injected = False
-        vmx.events.error_code = None
+        queue_debug_exception(vmx)
 
 
 def _finish(vmx: VcpuVmx, flag: int, length: int, outcome: str) -> str:
     vmx_set_rflags(vmx.vcpu, vmx.vcpu.rflags & ~_FLAGS | flag)
     kvm_skip_emulated_instruction(vmx, length)
     return outcome
+
+
+def nested_vmx_result(vmx: VcpuVmx, outcome: Outcome) -> str:
+    """Return how a VM entry that was refused has ended; with TF, a #DB is pending behind it."""
+    if vmx.vcpu.rflags & Rflags.TF:
+        queue_debug_exception(vmx)
+    return FAIL_INVALID if outcome.kind == "fail-invalid" else fail_valid(outcome.number)

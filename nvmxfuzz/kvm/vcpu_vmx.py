@@ -11,9 +11,12 @@ from dataclasses import dataclass, field, replace
 
 from nvmxfuzz.arch.registers import Cr0, Efer, Rflags
 from nvmxfuzz.kvm.guest_memory import PagedMemory
+from nvmxfuzz.kvm.msr_vcpu import MsrVcpu
 from nvmxfuzz.kvm.nested_msrs import VMCS12_SIZE
 from nvmxfuzz.kvm.vcpu import EntryRequest, Kvm, L1State, NestedState, Vcpu
+from nvmxfuzz.kvm.vcpu_events import Events
 from nvmxfuzz.kvm.virtual_cpu import ALL_ONES
+from nvmxfuzz.kvm.vmcs02_fields import SEGMENT_FIELDS
 from nvmxfuzz.kvm.vmcs12 import LAUNCH_STATE, SHADOW_VMCS, read_word, unpack, write_fields
 from nvmxfuzz.machine.memory import Memory
 from nvmxfuzz.machine.processor import Processor
@@ -25,6 +28,14 @@ GPRS = (
 )
 """General-purpose registers but RSP, which is in `Vcpu`."""
 DEFAULT_SMBASE = 0x3_0000
+_SHADOWED = ("guest_cs_ar_bytes", "guest_ss_ar_bytes")
+RARE_FIELDS = (
+    *(name for name in SEGMENT_FIELDS if name not in _SHADOWED),
+    "guest_pending_dbg_exceptions",
+)
+"""What sync_vmcs02_to_vmcs12_rare() copies."""
+
+_LOCKED_WITH_VMX = 5
 
 MP_RUNNABLE = 0
 MP_UNINITIALIZED = 1
@@ -48,6 +59,8 @@ class NestedVmx:
     cached_shadow_vmcs12: bytearray = field(default_factory=_region)
     shadow_vmcs12_cache: tuple[int, bool] = (ALL_ONES, False)
     dirty_vmcs12: bool = True
+    need_sync_vmcs02_to_vmcs12_rare: bool = False
+    """Fields of vmcs12 that seldom change are still to be read from vmcs02, whichever that is."""
     nested_run_pending: bool = False
     mtf_pending: bool = False
     has_preemption_timer_deadline: bool = False
@@ -59,22 +72,6 @@ class NestedVmx:
 
 
 @dataclass(slots=True)
-class Events:
-    """What is pending, injected or blocked: struct kvm_vcpu_events, and the requests behind it."""
-
-    exception: int | None = None
-    """The vector of the exception that is pending or injected."""
-    exception_injected: bool = False
-    error_code: int | None = None
-    payload: int | None = None
-    nmi_masked: bool = False
-    nmi_pending: bool = False
-    smi_pending: bool = False
-    triple_fault: bool = False
-    get_nested_state_pages: bool = False
-
-
-@dataclass(slots=True)
 class VcpuVmx:
     """A vCPU over a session; `create_vmx` makes it as userspace has it when L1 begins."""
 
@@ -82,17 +79,30 @@ class VcpuVmx:
     gprs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(GPRS, 0))
     nested: NestedVmx = field(default_factory=NestedVmx)
     events: Events = field(default_factory=Events)
-    has_vmx: bool = True
-    """VMX is in the vCPU's CPUID."""
-    feature_control: int = 5
+    msrs: MsrVcpu | None = None
+    """The capability MSRs and IA32_FEATURE_CONTROL; without, nobody has changed them."""
     smbase: int = DEFAULT_SMBASE
     in_smm: bool = False
     smm_inside_nmi: bool = False
     mp_state: int = MP_RUNNABLE
     emulation_required: bool = False
     cr2: int = 0
+    cr8: int = 0
+    dr6: int = 0xFFFF_0FF0
+    pdptrs_from_userspace: bool = False
+    sipi_vector: int = 0
     bugged: bool = False
     """KVM has declared the VM broken: every ioctl is refused with EIO."""
+
+    @property
+    def has_vmx(self) -> bool:
+        """Whether VMX is in the vCPU's CPUID."""
+        return self.msrs is None or self.msrs.vmx_allowed
+
+    @property
+    def feature_control(self) -> int:
+        """IA32_FEATURE_CONTROL."""
+        return _LOCKED_WITH_VMX if self.msrs is None else self.msrs.msr_ia32_feature_control
 
     @property
     def vmcs12(self) -> Vmcs:
@@ -158,12 +168,14 @@ def begin_entry(vmx: VcpuVmx, launch: bool) -> Vcpu:
     )
     old.l1 = l1
     old.vmcs12 = unpack(nested.cached_vmcs12)
+    # Of the launch state KVM asks whether it is the number that the instruction must not find.
+    refused = read_word(nested.cached_vmcs12, LAUNCH_STATE) == int(launch)
     old.request = replace(
         old.request,
         vmcs12=old.vmcs12,
         l1=l1,
         launch=launch,
-        launched=read_word(nested.cached_vmcs12, LAUNCH_STATE) != 0,
+        launched=launch if refused else not launch,
         vmcs01=Vmcs(old.vmcs01),
         nested=NestedState(
             Vmcs(old.vmcs02) if old.vmcs02_initialized else None,
@@ -190,3 +202,11 @@ def end_entry(vmx: VcpuVmx) -> None:
     nested.dirty_vmcs12 = vcpu.dirty_vmcs12
     nested.shadow_vmcs12_cache = vcpu.shadow_vmcs12_cache
     nested.nested_run_pending = vcpu.nested_run_pending
+
+
+def copy_vmcs02_to_vmcs12_rare(vmx: VcpuVmx) -> None:
+    """Bring the fields that seldom change into vmcs12, if that was put off."""
+    nested, vmcs02 = vmx.nested, vmx.vcpu.vmcs02
+    if nested.need_sync_vmcs02_to_vmcs12_rare:
+        nested.need_sync_vmcs02_to_vmcs12_rare = False
+        write_fields(nested.cached_vmcs12, {name: vmcs02.get(name, 0) for name in RARE_FIELDS})

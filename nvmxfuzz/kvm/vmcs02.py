@@ -107,9 +107,10 @@ def kvm_calc_nested_tsc(vcpu: Vcpu, vmcs12: Vmcs) -> tuple[int, int]:
     return offset + vmcs12.tsc_offset & ALL_ONES, ratio
 
 
-def prepare_vmcs02(vcpu: Vcpu, vmcs12: Vmcs) -> tuple[str, int]:
+def prepare_vmcs02(vcpu: Vcpu, vmcs12: Vmcs, *, from_vmentry: bool = True) -> tuple[str, int]:
     """Merge the rest, and load L2's registers into the vCPU.
 
+    A state that is restored, not entered by L1, may be one that is mended before it runs.
     Returns the check that fails with its exit qualification, or ("", 0).
     """
     if vcpu.dirty_vmcs12:
@@ -127,9 +128,9 @@ def prepare_vmcs02(vcpu: Vcpu, vmcs12: Vmcs) -> tuple[str, int]:
     if vcpu.kvm.config.cpu_based_2nd_exec_ctrl & Secondary.USE_TSC_SCALING:
         vcpu.vmcs["tsc_multiplier"] = vcpu.tsc_scaling_ratio
     _load_control_registers(vcpu, vmcs12)
-    if _judges_segments(vcpu) and not vmx_guest_state_valid(vcpu):
+    if from_vmentry and _judges_segments(vcpu) and not vmx_guest_state_valid(vcpu):
         return "guest.segments.valid", _DEFAULT
-    return _load_paging(vcpu, vmcs12, load_pdptrs)
+    return _load_paging(vcpu, vmcs12, load_pdptrs, from_vmentry=from_vmentry)
 
 
 def _judges_segments(vcpu: Vcpu) -> bool:
@@ -178,9 +179,12 @@ def _load_control_registers(vcpu: Vcpu, vmcs12: Vmcs) -> None:
     vmx_set_efer(vcpu, nested_vmx_calc_efer(vcpu, vmcs12))
 
 
-def _load_paging(vcpu: Vcpu, vmcs12: Vmcs, load_pdptrs: bool) -> tuple[str, int]:
+def _load_paging(
+    vcpu: Vcpu, vmcs12: Vmcs, load_pdptrs: bool, *, from_vmentry: bool
+) -> tuple[str, int]:
     nested_ept = nested_cpu_has2(vmcs12, Secondary.ENABLE_EPT)
-    failed, qualification = nested_vmx_load_cr3(vcpu, vmcs12.guest_cr3, nested_ept)
+    no_pdptes = nested_ept or not from_vmentry
+    failed, qualification = nested_vmx_load_cr3(vcpu, vmcs12.guest_cr3, no_pdptes)
     if failed:
         return failed, qualification
     if vcpu.params.ept:
