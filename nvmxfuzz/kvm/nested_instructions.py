@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from nvmxfuzz.arch.controls import Secondary
 from nvmxfuzz.arch.events import Vector
-from nvmxfuzz.arch.fields import FIELD_BY_NAME, field_type
+from nvmxfuzz.arch.fields import FIELD_BY_ENCODING, FIELD_BY_NAME, field_type
 from nvmxfuzz.arch.instruction_errors import InstructionError
 from nvmxfuzz.arch.registers import Cr4, FeatureControl
 from nvmxfuzz.arch.vmx_msr import EptVpidCap, VmxMisc
@@ -54,6 +54,7 @@ from nvmxfuzz.kvm.vmcs12 import (
     get_vmcs12_field_offset,
     vmcs12_read_any,
     vmcs12_write_any,
+    write_fields,
 )
 
 UNDEFINED = Fault(Vector.UD)
@@ -161,6 +162,8 @@ def nested_release_vmcs12(vmx: VcpuVmx) -> None:
     if nested.current_vmptr == ALL_ONES:
         return
     copy_vmcs02_to_vmcs12_rare(vmx)
+    write_fields(nested.cached_vmcs12, nested.shadow_vmcs)
+    nested.shadow_vmcs = {}
     vmx.vcpu.memory.write(nested.current_vmptr & ~0xFFF, bytes(nested.cached_vmcs12))
     nested.current_vmptr = ALL_ONES
 
@@ -225,6 +228,7 @@ def set_current_vmptr(vmx: VcpuVmx, vmptr: int) -> None:
     """Make a VMCS, which KVM has or will have cached, the current one."""
     vmx.nested.current_vmptr = vmptr
     vmx.nested.dirty_vmcs12 = True
+    vmx.nested.shadow_vmcs = {}
 
 
 def handle_vmptrst(vmx: VcpuVmx, operand: MemoryOperand) -> str:
@@ -293,22 +297,25 @@ def handle_vmwrite(vmx: VcpuVmx, encoding: str, source: MemoryOperand | Register
     vmcs12_write_any(nested.cached_vmcs12, place, value)
     if field not in SHADOW_FIELDS_RW:
         nested.dirty_vmcs12 = True
+    elif nested.shadow_vmcs:
+        nested.shadow_vmcs[FIELD_BY_ENCODING[field].name] = vmcs12_read_any(
+            nested.cached_vmcs12, place
+        )
     return nested_vmx_succeed(vmx, length)
 
 
-SHADOW_FIELDS_RW = frozenset(
-    FIELD_BY_NAME[name].encoding
-    for name in (
-        *("guest_intr_status", "guest_pml_index", "host_fs_selector", "host_gs_selector"),
-        *("cpu_based_vm_exec_control", "pin_based_vm_exec_control", "exception_bitmap"),
-        *("vm_entry_exception_error_code", "vm_entry_intr_info_field"),
-        *("vm_entry_instruction_len", "tpr_threshold", "guest_interruptibility_info"),
-        *("vmx_preemption_timer_value", "guest_rip", "guest_rsp", "guest_cr0", "guest_cr3"),
-        *("guest_cr4", "guest_rflags", "cr0_guest_host_mask", "cr0_read_shadow"),
-        *("cr4_read_shadow", "host_fs_base", "host_gs_base"),
-    )
+SHADOWED = (
+    *("guest_intr_status", "guest_pml_index", "host_fs_selector", "host_gs_selector"),
+    *("cpu_based_vm_exec_control", "pin_based_vm_exec_control", "exception_bitmap"),
+    *("vm_entry_exception_error_code", "vm_entry_intr_info_field"),
+    *("vm_entry_instruction_len", "tpr_threshold", "guest_interruptibility_info"),
+    *("vmx_preemption_timer_value", "guest_rip", "guest_rsp", "guest_cr0", "guest_cr3"),
+    *("guest_cr4", "guest_rflags", "cr0_guest_host_mask", "cr0_read_shadow"),
+    *("cr4_read_shadow", "host_fs_base", "host_gs_base"),
 )
-"""Fields that every VM entry copies to vmcs02, so that writing them makes nothing dirty."""
+"""Fields that L1 reads and writes in a shadow VMCS where the processor has one."""
+SHADOW_FIELDS_RW = frozenset(FIELD_BY_NAME[name].encoding for name in SHADOWED)
+"""The same, by encoding: every VM entry copies them, so that writing them makes nothing dirty."""
 
 
 # ---------------------------------------------------------------------- INVEPT, INVVPID

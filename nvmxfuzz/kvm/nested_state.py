@@ -28,7 +28,7 @@ from nvmxfuzz.kvm.nested_vmexit import (
 )
 from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx, begin_entry, copy_vmcs02_to_vmcs12_rare, end_entry
 from nvmxfuzz.kvm.virtual_cpu import ALL_ONES
-from nvmxfuzz.kvm.vmcs12 import SHADOW_VMCS, VMCS12_STRUCT_SIZE, read_word
+from nvmxfuzz.kvm.vmcs12 import SHADOW_VMCS, VMCS12_STRUCT_SIZE, read_word, write_fields
 
 GUEST_MODE: Final = 1
 RUN_PENDING: Final = 2
@@ -84,6 +84,8 @@ def vmx_get_nested_state(vmx: VcpuVmx) -> NestedStateImage:
             nested.need_sync_vmcs02_to_vmcs12_rare = False
         else:
             copy_vmcs02_to_vmcs12_rare(vmx)
+            # After an SMI in L2 the shadow VMCS is what it was when L1 entered L2: older.
+            write_fields(nested.cached_vmcs12, nested.shadow_vmcs)
         vmcs12 = bytes(nested.cached_vmcs12)
         shadow = bytes(nested.cached_shadow_vmcs12) if shadowing else b""
     return NestedStateImage(

@@ -76,6 +76,8 @@ def nested_vmx_vmexit(vmx: VcpuVmx, why: L2Exit | None) -> None:
     vcpu.waits_for_sipi = vmx.mp_state == MP_INIT_RECEIVED
     vcpu.vmcs12 = vmcs12 = vmx.vmcs12
     vcpu.vmcs12_writes.clear()
+    if why is not None:
+        nested.shadow_vmcs = {}
     if why is None:
         nested_exit.nested_vmx_vmexit(vcpu, None, 0, failed=False)
     else:

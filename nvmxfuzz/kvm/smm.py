@@ -86,7 +86,8 @@ def enter_smm(vmx: VcpuVmx) -> None:
         vcpu.vmcs["guest_interruptibility_info"] |= _NMI
     vmx_set_rflags(vcpu, int(Rflags.FIXED1))
     vcpu.rip = HANDLER
-    vcpu.vmcs["guest_interruptibility_info"] &= ~3
+    if vcpu.behaviour.has_smm_file:
+        vcpu.vmcs["guest_interruptibility_info"] &= ~3
     set_cr0(vmx, vcpu.cr0 & ~(Cr0.PE | Cr0.EM | Cr0.TS | Cr0.PG))
     vmx_set_cr4(vcpu, 0)
     vcpu.vmcs["guest_idtr_base"] = vcpu.vmcs["guest_idtr_limit"] = 0
@@ -167,6 +168,8 @@ def em_rsm(vmx: VcpuVmx) -> bool:
     vcpu.rip += 2
     if not emulator_leave_smm(vmx):
         vmx.events.triple_fault = True
+    if not vcpu.behaviour.has_smm_file:
+        vcpu.vmcs["guest_interruptibility_info"] &= ~3
     protected = vcpu.cr0 & Cr0.PE and not vcpu.rflags & Rflags.VM
     if protected and vmx_get_segment(vmx, "cs").unusable:
         vmx.gprs, vcpu.rsp, vcpu.rip, rflags = before
@@ -257,6 +260,9 @@ def rsm_load_state_64(vmx: VcpuVmx, area: bytes) -> bool:
 
 def _rsm_enter_protected_mode(vmx: VcpuVmx, area: bytes) -> bool:
     cr0, cr3, cr4 = (_quad(area, at) for at in (_CR0, _CR3, _CR4))
+    if not vmx.vcpu.behaviour.has_smm_file:
+        # The emulator takes 32 bits of these two.
+        cr0, cr4 = cr0 & 0xFFFF_FFFF, cr4 & 0xFFFF_FFFF
     pcid = cr3 & 0xFFF if cr4 & Cr4.PCIDE else 0
     cr3 &= ~pcid
     loaded = kvm_set_cr3(vmx, cr3) and kvm_set_cr4(vmx, cr4 & ~Cr4.PCIDE) and kvm_set_cr0(vmx, cr0)

@@ -63,6 +63,8 @@ def kvm_run(vmx: VcpuVmx, exits: Sequence[GuestExit] = ()) -> Ran:
         raise NotModelledError("a vCPU that does not run")
     if not vmx_vcpu_pre_run(vmx):
         return Ran(left=EMULATION_FAILURE)
+    if vmx.emulation_required and not vmx.vcpu.guest_mode:
+        raise NotModelledError("L1 is emulated")
     for _ in range(_MOST_ENTRIES):
         guest = exits[ran.entries] if ran.entries < len(exits) else None
         left = vcpu_enter_guest(vmx, guest, ran)

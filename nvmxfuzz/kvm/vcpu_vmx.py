@@ -61,6 +61,8 @@ class NestedVmx:
     dirty_vmcs12: bool = True
     need_sync_vmcs02_to_vmcs12_rare: bool = False
     """Fields of vmcs12 that seldom change are still to be read from vmcs02, whichever that is."""
+    shadow_vmcs: dict[str, int] = field(default_factory=dict)
+    """What KVM's shadow VMCS holds of an L1 whose L2 was entered; empty where it is as vmcs12."""
     nested_run_pending: bool = False
     mtf_pending: bool = False
     has_preemption_timer_deadline: bool = False
@@ -82,6 +84,8 @@ class VcpuVmx:
     msrs: MsrVcpu | None = None
     """The capability MSRs and IA32_FEATURE_CONTROL; without, nobody has changed them."""
     smbase: int = DEFAULT_SMBASE
+    shadowing: bool = False
+    """KVM uses a shadow VMCS for L1."""
     in_smm: bool = False
     smm_inside_nmi: bool = False
     mp_state: int = MP_RUNNABLE

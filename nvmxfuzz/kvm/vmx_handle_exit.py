@@ -39,6 +39,7 @@ from nvmxfuzz.kvm.nested_vmx_result import (
     nested_vmx_result,
     queue_debug_exception,
 )
+from nvmxfuzz.kvm.set_registers import vmx_get_segment
 from nvmxfuzz.kvm.smm import em_rsm
 from nvmxfuzz.kvm.vcpu_events import NotModelledError
 from nvmxfuzz.kvm.vcpu_vmx import (
@@ -132,6 +133,9 @@ def nested_vmx_run(vmx: VcpuVmx, *, launch: bool) -> str:
         end_entry(vmx)
         return _not_entered(vmx, over)
     vmx.nested.has_preemption_timer_deadline = False
+    if vmx.shadowing:
+        values = vcpu.vmcs12.__dict__
+        vmx.nested.shadow_vmcs = {name: values[name] for name in instructions.SHADOWED}
     end_entry(vmx)
     vmcs12 = vcpu.vmcs12
     if has_shadow_vmcs12(vmcs12):
@@ -200,20 +204,26 @@ def _fetch(vmx: VcpuVmx) -> bytes:
     vcpu = vmx.vcpu
     rip = vcpu.rip
     if not is_64_bit_mode(vmx):
-        if vcpu.vmcs["guest_cs_ar_bytes"] >> 16 & 1 or rip > _code_limit(vmx):
+        if not _is_within_cs(vmx, rip):
             return b""
         rip = rip + vcpu.vmcs["guest_cs_base"] & _WORD
     found = kvm_read_guest_virt(vcpu, rip, 2)
     return b"" if isinstance(found, Fault) else found
 
 
-def _code_limit(vmx: VcpuVmx) -> int:
-    """Return the limit of CS as it comes out of a descriptor."""
-    limit = vmx.vcpu.vmcs["guest_cs_limit"]
-    granular = vmx.vcpu.vmcs["guest_cs_ar_bytes"] >> 15 & 1
-    return limit | 0xFFF if granular else limit & 0xF_FFFF
+def _is_within_cs(vmx: VcpuVmx, rip: int) -> bool:
+    """Whether the emulator fetches there: CS is usable, with a limit as of a descriptor."""
+    segment = vmx_get_segment(vmx, "cs")
+    limit = segment.limit | 0xFFF if segment.g else segment.limit & 0xF_FFFF
+    if segment.type & _EXPAND_DOWN_MASK == _EXPAND_DOWN:
+        if rip <= limit:
+            return False
+        limit = _WORD if segment.db else 0xFFFF
+    return not segment.unusable and rip <= limit
 
 
+_EXPAND_DOWN_MASK: Final = 0xC
+_EXPAND_DOWN: Final = 4
 RSM: Final = b"\x0f\xaa"
 _PREFIXES: Final = (
     0x26,
@@ -294,6 +304,7 @@ def _late_vmfail(vmx: VcpuVmx) -> str:
     vcpu.vmcs12_writes.clear()
     nested_exit.nested_vmx_vmexit(vcpu, 0, 0, failed=True)
     end_entry(vmx)
+    vmx.nested.shadow_vmcs = {}
     vmx.emulation_required = vmx_emulation_required(vmx)
     return "vmfail-valid 7"
 

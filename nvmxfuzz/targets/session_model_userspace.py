@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The steps of a session that are ioctls of userspace, on the model of KVM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Final
+
+from nvmxfuzz.inputs.session_steps import MP_STATES, MSRS, SessionStep
+from nvmxfuzz.kvm.guest_memory import PagedMemory
+from nvmxfuzz.kvm.nested_state import (
+    NestedStateImage,
+    kvm_set_nested_state,
+    vmx_get_nested_state,
+)
+from nvmxfuzz.kvm.vcpu_events import NotModelledError
+from nvmxfuzz.kvm.vcpu_ioctls import (
+    kvm_get_msr,
+    kvm_get_regs,
+    kvm_get_sregs2,
+    kvm_get_vcpu_events,
+    kvm_set_mp_state,
+    kvm_set_one_msr,
+    kvm_set_regs,
+    kvm_set_sregs,
+    kvm_set_vcpu_events,
+)
+from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx
+from nvmxfuzz.kvm.vmcs12 import read_word
+from nvmxfuzz.machine.attempt import Attempt
+from nvmxfuzz.oracles.session_witness import StepResult
+
+Handler = Callable[["SessionMachine", VcpuVmx, SessionStep], StepResult]
+
+_ALL: Final = (1 << 64) - 1
+
+
+class SessionMachine:
+    """The vCPUs of a VM, its memory, and the VMCSs that an L1 knows how to make."""
+
+    def __init__(
+        self,
+        vcpus: list[VcpuVmx],
+        memory: PagedMemory,
+        attempts: Callable[[str], Attempt],
+        *,
+        shadowing: bool,
+    ) -> None:
+        """Take them; `shadowing`: the processor executes some VMREADs and VMWRITEs of L1 alone."""
+        self.shadowing = shadowing
+        self.vcpus = vcpus
+        self.memory = memory
+        self.attempts = attempts
+        self.kept: dict[str, NestedStateImage] = {}
+
+
+def _edited(step: SessionStep, old: int) -> int:
+    return (old & ~step.number("unset") ^ step.number("flip")) & _ALL
+
+
+def set_regs(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
+    """KVM_SET_REGS."""
+    del machine
+    regs = {**kvm_get_regs(vmx), step.chosen("register"): step.number("value")}
+    return StepResult(kvm_set_regs(vmx, regs))
+
+
+def set_sregs(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
+    """KVM_SET_SREGS, or KVM_SET_SREGS2 for a PDPTE."""
+    del machine
+    name = step.chosen("register")
+    sregs = kvm_get_sregs2(vmx)
+    if name.startswith("pdptr"):
+        number = int(name.removeprefix("pdptr"))
+        pdptrs = list(sregs.pdptrs or (0, 0, 0, 0))
+        pdptrs[number] = _edited(step, pdptrs[number])
+        sregs.pdptrs = tuple(pdptrs)
+        return StepResult(kvm_set_sregs(vmx, sregs))
+    sregs.pdptrs = None
+    mask = 0xFFFF if name.endswith("limit") else _ALL
+    setattr(sregs, name, _edited(step, getattr(sregs, name)) & mask)
+    return StepResult(kvm_set_sregs(vmx, sregs))
+
+
+_PART_BITS: Final[Mapping[str, int]] = MappingProxyType({"base": 64, "limit": 32, "selector": 16})
+
+
+def set_segment(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
+    """KVM_SET_SREGS."""
+    del machine
+    sregs = kvm_get_sregs2(vmx)
+    sregs.pdptrs = None
+    part = step.chosen("part")
+    value = step.number("value") & (1 << _PART_BITS.get(part, 8)) - 1
+    setattr(sregs.segments[step.chosen("segment")], part, value)
+    return StepResult(kvm_set_sregs(vmx, sregs))
+
+
+def set_msr(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
+    """KVM_SET_MSRS; an MSR that cannot be read counts as 0."""
+    del machine
+    index = MSRS[step.chosen("msr")]
+    if step.chosen("msr") == "IA32_TSC":
+        return StepResult()
+    value = _edited(step, kvm_get_msr(vmx, index) or 0)
+    return StepResult(outcome=kvm_set_one_msr(vmx, index, value))
+
+
+_EVENT_BITS: Final[Mapping[str, int]] = MappingProxyType(
+    {"exception.error_code": 32, "sipi_vector": 32, "flags": 32, "exception_payload": 64}
+)
+
+
+_NO_PARTS: Final = frozenset(
+    {"sipi_vector", "flags", "interrupt.injected", "interrupt.nr", "interrupt.soft"}
+)
+
+
+def set_events(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
+    """KVM_SET_VCPU_EVENTS."""
+    del machine
+    part = step.chosen("part")
+    if part in ("sipi_vector", "flags") or (
+        part.startswith("interrupt.") and part[10:] != "shadow"
+    ):
+        raise NotModelledError(f"{part} of the events")
+    value = step.number("value") & (1 << _EVENT_BITS.get(part, 8)) - 1
+    return StepResult(kvm_set_vcpu_events(vmx, {**kvm_get_vcpu_events(vmx), part: value}))
+
+
+def set_mp_state(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
+    """KVM_SET_MP_STATE."""
+    del machine
+    return StepResult(kvm_set_mp_state(vmx, MP_STATES.index(step.chosen("state"))))
+
+
+_NESTED_PLACES: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "flags": 16,
+        "format": 16,
+        "size": 32,
+        "vmxon_pa": 64,
+        "vmcs12_pa": 64,
+        "smm_flags": 16,
+        "vmx_flags": 32,
+        "preemption_timer_deadline": 64,
+    }
+)
+
+
+def set_nested_state(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
+    """KVM_SET_NESTED_STATE of what was kept, or what the vCPU has if nothing was."""
+    kept = machine.kept.get(step.chosen("slot")) or vmx_get_nested_state(vmx)
+    part = step.chosen("part")
+    unset, flip = step.number("unset"), step.number("flip")
+    if part in _NESTED_PLACES:
+        mask = (1 << _NESTED_PLACES[part]) - 1
+        edited = replace(kept, **{part: (getattr(kept, part) & ~unset ^ flip) & mask})
+    else:
+        image = bytearray(getattr(kept, part).ljust(4096, b"\0"))
+        at = step.number("place") * 4 % 4096
+        word = (read_word(image, at) & ~unset ^ flip) & 0xFFFF_FFFF
+        image[at : at + 4] = word.to_bytes(4, "little")
+        edited = (
+            replace(kept, vmcs12=bytes(image))
+            if part == "vmcs12"
+            else replace(kept, shadow_vmcs12=bytes(image))
+        )
+    return StepResult(kvm_set_nested_state(vmx, edited))
+
+
+USERSPACE_STEPS: Final[Mapping[str, Handler]] = MappingProxyType(
+    {
+        "set-regs": set_regs,
+        "set-sregs": set_sregs,
+        "set-segment": set_segment,
+        "set-msr": set_msr,
+        "set-events": set_events,
+        "set-mp-state": set_mp_state,
+        "set-nested-state": set_nested_state,
+    }
+)
+"""What carries each of these steps out."""

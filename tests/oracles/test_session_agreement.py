@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The model against itself, and against itself with a fault planted."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+from random import Random
+
+import pytest
+from nvmxfuzz.oracles.session_witness import StepResult, VcpuView
+
+from nvmxfuzz.inputs.session_steps import STEP_BY_NAME, SessionStep
+from nvmxfuzz.inputs.world import world_on
+from nvmxfuzz.oracles.session_agreement import AGREEMENT, compare_session
+from nvmxfuzz.targets.kvm_native.agreement.random_session import random_session
+from nvmxfuzz.targets.session_model import NOT_MODELLED, ModelSessions
+
+
+def step(kind: str, **operands: int | str) -> SessionStep:
+    """Return a step whose operands are named, the others the first choice or 0."""
+    numbers = []
+    for operand in STEP_BY_NAME[kind].operands:
+        value = operands.get(operand.name, 0)
+        numbers.append(operand.choices.index(value) if isinstance(value, str) else value)
+    return SessionStep(kind, 0, tuple(numbers))
+
+
+VMXON = step("vmxon")
+START = (
+    VMXON,
+    step("vmclear", region="vmcs-0"),
+    step("vmptrld", region="vmcs-0"),
+    step("prepare"),
+    step("vmlaunch"),
+)
+
+
+def loaded(kind: type[ModelSessions] = ModelSessions, kernel: str = "6.12") -> ModelSessions:
+    model = kind(kernel)
+    assert model.load(world_on("skylake-x", kernel)) == ""
+    return model
+
+
+@pytest.fixture(scope="module")
+def model() -> ModelSessions:
+    return loaded()
+
+
+class WrongFlag(ModelSessions):
+    """VMXON clears what it should set."""
+
+    def read(self, vcpu: int) -> VcpuView:
+        """Read, and clear the header."""
+        view = super().read(vcpu)
+        return replace(view, nested=tuple((name, 0) for name, _ in view.nested))
+
+
+class WrongOutcome(ModelSessions):
+    """Every step fails."""
+
+    def do(self, step: SessionStep) -> StepResult:
+        """Do it, and tell something else."""
+        return replace(super().do(step), outcome="vmfail-invalid")
+
+
+class Warning_(ModelSessions):  # noqa: N801 # not the exception
+    """Every step warns."""
+
+    def do(self, step: SessionStep) -> StepResult:
+        """Do it, and tell something else."""
+        return replace(super().do(step), warnings=("x.c:1",))
+
+
+class Broken(ModelSessions):
+    """The VM dies in the first step."""
+
+    def do(self, step: SessionStep) -> StepResult:
+        """Do it, and tell something else."""
+        super().do(step)
+        return StepResult(-errno.EIO)
+
+
+class Stops(ModelSessions):
+    """KVM does not return."""
+
+    def do(self, step: SessionStep) -> StepResult:
+        """Do it, and tell something else."""
+        super().do(step)
+        return StepResult(stopped="BUG in x()")
+
+
+def test_a_session_of_l2_is_the_same_twice(model: ModelSessions) -> None:
+    steps = (*START, step("run"), step("smi"), step("rsm"), step("vmresume"))
+    compared = compare_session(steps, model, loaded())
+    assert (compared.steps, compared.ended, compared.finding) == (len(steps), "", None)
+
+
+@pytest.mark.parametrize(
+    ("fault", "site"),
+    [
+        (WrongFlag, "vmxon: nested.size"),
+        (WrongOutcome, "vmxon: outcome"),
+        (Warning_, "vmxon: warnings"),
+        (Broken, "vmxon: errno"),
+        (Stops, "vmxon: stopped"),
+    ],
+)
+def test_planted_faults_are_found(
+    model: ModelSessions, fault: type[ModelSessions], site: str
+) -> None:
+    found = compare_session((VMXON,), model, loaded(fault)).finding
+    assert found is not None
+    assert (found.oracle, found.site) == (AGREEMENT, site)
+
+
+def test_where_the_model_ends_the_comparison_does(model: ModelSessions) -> None:
+    compared = compare_session((VMXON, step("save"), VMXON), model, loaded(Stops))
+    assert compared.finding is not None
+    compared = compare_session((step("save"),), model, loaded(Stops))
+    assert compared.ended.startswith(NOT_MODELLED)
+    assert compared.finding is None
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "6.12"])
+def test_random_sessions_never_break_the_model(kernel: str) -> None:
+    one, other = loaded(kernel=kernel), loaded(kernel=kernel)
+    source = Random(5)
+    assert all(
+        compare_session(random_session(source), one, other).finding is None for _ in range(15)
+    )
