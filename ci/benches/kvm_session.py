@@ -15,12 +15,11 @@ from random import Random
 from time import process_time
 from typing import Final
 
-from nvmxfuzz.targets.kvm_native.session import session_witness
-
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.world import World, world_on
 from nvmxfuzz.oracles.session_agreement import compare_session
 from nvmxfuzz.targets.kvm_native.agreement.random_session import random_session
+from nvmxfuzz.targets.kvm_native.session import session_witness
 from nvmxfuzz.targets.session_model import ModelSessions
 
 SESSIONS = 400

@@ -252,8 +252,8 @@ def field_step(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> Step
 def _is_shadowed(vmx: VcpuVmx) -> bool:
     """Whether the processor might use the shadow VMCS where L1 cannot execute VMX instructions."""
     executes = is_vmx_code(vmx) and vmx.nested.vmxon and not vmx_get_cpl(vmx)
-    known = vmx.nested.current_vmptr != _ALL and not vmx.vcpu.guest_mode
-    return known and not executes
+    known = vmx.nested.current_vmptr != _ALL or not vmx.vcpu.cr0 & Cr0.PE
+    return known and not executes and not vmx.vcpu.guest_mode
 
 
 def prepare(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The model of KVM in sessions, against KVM itself, and with faults planted in the model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from nvmxfuzz.inputs.world import world_on
+from nvmxfuzz.kvm import entry_behaviour, nested_vmexit
+from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx
+from nvmxfuzz.oracles.session_agreement import compare_session
+from nvmxfuzz.targets.kvm_native.agreement.random_session import random_session
+from nvmxfuzz.targets.kvm_native.session import KvmSessions
+from nvmxfuzz.targets.session_model import ModelSessions
+
+SESSIONS = 60
+
+
+def _differences(sessions: KvmSessions, count: int, **parameters: int) -> list[str]:
+    """Return what differs in random sessions in a world."""
+    world = replace(world_on("skylake-x", sessions.kernel), parameters=tuple(parameters.items()))
+    model = ModelSessions(sessions.kernel)
+    assert (sessions.load(world), model.load(world)) == ("", "")
+    source = Random(1)
+    compared = (compare_session(random_session(source), model, sessions) for _ in range(count))
+    return [each.finding.message for each in compared if each.finding is not None]
+
+
+@pytest.mark.parametrize("unrestricted", [1, 0])
+def test_random_sessions_are_the_same(sessions: KvmSessions, unrestricted: int) -> None:
+    assert _differences(sessions, SESSIONS, unrestricted_guest=unrestricted) == []
+
+
+def test_a_state_that_kvm_would_emulate_is_noticed(
+    sessions: KvmSessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(vmx: VcpuVmx) -> bool:
+        del vmx
+        return False
+
+    monkeypatch.setattr(nested_vmexit, "vmx_emulation_required", never)
+    monkeypatch.setattr("nvmxfuzz.kvm.set_registers.vmx_emulation_required", never)
+    assert _differences(sessions, SESSIONS, unrestricted_guest=0)
+
+
+def test_the_versions_are_not_the_same(
+    sessions: KvmSessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = "6.12" if sessions.kernel == "6.1" else "6.1"
+    wrong = entry_behaviour.entry_behaviour(other)
+    monkeypatch.setattr("nvmxfuzz.targets.session_model.entry_behaviour", lambda _: wrong)
+    assert _differences(sessions, SESSIONS)
