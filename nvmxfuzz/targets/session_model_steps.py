@@ -26,7 +26,7 @@ from nvmxfuzz.kvm.vcpu_ioctls import (
     kvm_set_regs,
     kvm_set_sregs,
 )
-from nvmxfuzz.kvm.vcpu_run import Ran, kvm_run
+from nvmxfuzz.kvm.vcpu_run import INTERRUPTED, Ran, kvm_run
 from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx, is_vmx_code, vmx_get_cpl
 from nvmxfuzz.kvm.vmcs12 import OFFSETS, read_word, write_fields
 from nvmxfuzz.kvm.vmx_handle_exit import GuestExit
@@ -48,6 +48,7 @@ _ALL: Final = (1 << 64) - 1
 _ENTRY_FAILURE: Final = 1 << 31
 _REASON: Final = 0xFFFF
 _TRIPLE_FAULT: Final = 2
+_LONGEST: Final = 15
 _UNDEFINED_FIRST: Final = frozenset({"compatibility", "real", "virtual-8086"})
 _INTERRUPTED: Final = Exit(ExitReason.EXTERNAL_INTERRUPT)
 _RSM: Final = b"\x0f\xaa"
@@ -72,6 +73,20 @@ def guest_exit(answer: Answer) -> GuestExit:
         answer.fields,
         answer.registers,
     )
+
+
+def _run(vmx: VcpuVmx, *guest: GuestExit) -> Ran:
+    """KVM_RUN; an L2 that cannot be entered does nothing, nor does L1 behind it."""
+    must_not_run = vmx.vcpu.guest_mode and vmx.emulation_required and not vmx.events.smi_pending
+    return kvm_run(vmx, (guest_exit(NEUTRAL),) if guest and must_not_run else guest)
+
+
+def _run_l2(vmx: VcpuVmx, guest: GuestExit) -> StepResult:
+    """Let L2 do something, unless an event that is pending takes the vCPU out of it before."""
+    ran = _run(vmx)
+    if not ran.errno and ran.left == INTERRUPTED and vmx.vcpu.guest_mode:
+        ran = _run(vmx, guest)
+    return _end(vmx, True, ran)
 
 
 # ---------------------------------------------------------------------- what it came to
@@ -114,7 +129,7 @@ def _of_instruction(vmx: VcpuVmx, ran: Ran) -> str:
     rip, rflags = vmx.vcpu.rip, vmx.vcpu.rflags
     if rip == ran.last_rip:
         return _left_l2(vmx) if _ends(vmx, "vm_exit_reason") & _ENTRY_FAILURE else "l1"
-    if not ran.last_rip < rip < ran.last_rip + 16:
+    if not ran.last_rip < rip <= ran.last_rip + _LONGEST:
         return _left_l2(vmx)
     if rflags & Rflags.CF:
         return "vmfail-invalid"
@@ -131,8 +146,10 @@ def _instruction(vmx: VcpuVmx, step: SessionStep, guest: GuestExit) -> StepResul
     was_l2 = vmx.vcpu.guest_mode
     if mode not in _UNDEFINED_FIRST:
         _relies_on_processor(vmx)
-    if was_l2 or mode == "kernel":
-        return _end(vmx, was_l2, kvm_run(vmx, (guest,)), told=True)
+    if was_l2:
+        return _run_l2(vmx, guest)
+    if mode == "kernel":
+        return _end(vmx, was_l2, _run(vmx, guest), told=True)
     before = kvm_get_sregs2(vmx)
     sregs = kvm_get_sregs2(vmx)
     before.pdptrs = sregs.pdptrs = None
@@ -144,7 +161,7 @@ def _instruction(vmx: VcpuVmx, step: SessionStep, guest: GuestExit) -> StepResul
         _set_virtual_8086(vmx, Rflags.VM)
     if mode in _UNDEFINED_FIRST:
         guest = guest_exit(l1.UNDEFINED_OPCODE)
-    result = _end(vmx, was_l2, kvm_run(vmx, (guest,)), told=True)
+    result = _end(vmx, was_l2, _run(vmx, guest), told=True)
     if not vmx.vcpu.guest_mode and not result.outcome.startswith(("exit", "smm", "triple")):
         if mode == "virtual-8086":
             _set_virtual_8086(vmx, 0)
@@ -237,23 +254,24 @@ def field_step(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> Step
     """VMREAD into RAX, or VMWRITE."""
     value = step.number("value") if step.kind == "vmwrite" else 0
     if step.chosen("mode") == "kernel":
-        if machine.shadowing and _is_shadowed(vmx):
-            raise NotModelledError("a shadow VMCS where there are no VMX instructions")
-        traps = vmx.vcpu.vmcs["guest_interruptibility_info"] & 3 or vmx.vcpu.rflags & Rflags.TF
-        if machine.shadowing and traps:
-            raise NotModelledError("a shadow VMCS, and something that an instruction ends")
-        ran = kvm_run(vmx)
+        ran = _run(vmx)
         if ran.errno:
             return StepResult(ran.errno)
+        if machine.shadowing:
+            _relies_on_shadowing(vmx)
     answer = field_access(step.kind, step.chosen("field"), value)
     return _instruction(vmx, step, guest_exit(answer))
 
 
-def _is_shadowed(vmx: VcpuVmx) -> bool:
-    """Whether the processor might use the shadow VMCS where L1 cannot execute VMX instructions."""
+def _relies_on_shadowing(vmx: VcpuVmx) -> None:
+    """Stop where the processor would not use a shadow VMCS as it does for L1 in general."""
+    vcpu = vmx.vcpu
     executes = is_vmx_code(vmx) and vmx.nested.vmxon and not vmx_get_cpl(vmx)
-    known = vmx.nested.current_vmptr != _ALL or not vmx.vcpu.cr0 & Cr0.PE
-    return known and not executes and not vmx.vcpu.guest_mode
+    known = vmx.nested.current_vmptr != _ALL or not vcpu.cr0 & Cr0.PE
+    if known and not executes and not vcpu.guest_mode:
+        raise NotModelledError("a shadow VMCS where there are no VMX instructions")
+    if vcpu.vmcs["guest_interruptibility_info"] & 3 or vcpu.rflags & Rflags.TF:
+        raise NotModelledError("a shadow VMCS, and something that an instruction ends")
 
 
 def prepare(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
@@ -261,7 +279,7 @@ def prepare(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepRes
     _relies_on_processor(vmx)
     attempt = machine.attempts(step.chosen("base"))
     was_l2 = vmx.vcpu.guest_mode
-    ran = kvm_run(vmx)
+    ran = _run(vmx)
     if ran.errno:
         return StepResult(ran.errno)
     for address, data in attempt.memory.regions:
@@ -269,8 +287,7 @@ def prepare(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepRes
     values = attempt.vmcs.items()
     asked = _WRITTEN
     if machine.shadowing and vmx.nested.current_vmptr != _ALL and not was_l2:
-        if _is_shadowed(vmx):
-            raise NotModelledError("a shadow VMCS where there are no VMX instructions")
+        _relies_on_shadowing(vmx)
         # The processor writes these into the shadow VMCS, and nobody moves on.
         asked = tuple(name for name in _WRITTEN if name not in _SHADOWED)
         shadowed = {name: values[name] for name in _WRITTEN if name in _SHADOWED}
@@ -278,10 +295,10 @@ def prepare(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepRes
         if vmx.nested.shadow_vmcs:
             vmx.nested.shadow_vmcs = shadowed
     exits = [guest_exit(field_access("vmwrite", name, values[name])) for name in asked]
-    result = _end(vmx, was_l2, kvm_run(vmx, exits[:1]), told=True)
+    result = _end(vmx, was_l2, _run(vmx, *exits[:1]), told=True)
     if result.outcome != "done":
         return result
-    return _end(vmx, was_l2, kvm_run(vmx, exits[1:]), told=True)
+    return _end(vmx, was_l2, _run(vmx, *exits[1:]), told=True)
 
 
 # ---------------------------------------------------------------------- running on
@@ -290,8 +307,9 @@ def prepare(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepRes
 def run(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
     """Let L2 execute VMCALL; let L1 run, and be interrupted."""
     del machine, step
-    was_l2 = vmx.vcpu.guest_mode
-    return _end(vmx, was_l2, kvm_run(vmx, (guest_exit(VMCALL if was_l2 else NEUTRAL),)))
+    if vmx.vcpu.guest_mode:
+        return _run_l2(vmx, guest_exit(VMCALL))
+    return _end(vmx, False, _run(vmx, guest_exit(NEUTRAL)))
 
 
 def l2_runs(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
@@ -305,7 +323,7 @@ def l2_runs(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepRes
     answer: Answer = VMCALL
     if needed is None or vmx.vcpu.vmcs[needed[0]] & needed[1]:
         answer = l2_exit(name, step.number("qualification"))
-    return _end(vmx, True, kvm_run(vmx, (guest_exit(answer),)))
+    return _run_l2(vmx, guest_exit(answer))
 
 
 def run_immediate(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
@@ -319,10 +337,10 @@ def smi(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
     del step
     was_l2 = vmx.vcpu.guest_mode
     vmx.events.smi_pending = True
-    ran = kvm_run(vmx)
+    ran = _run(vmx)
     if not ran.errno and vmx.events.smi_pending:
-        kvm_run(vmx, (guest_exit(_INTERRUPTED if vmx.vcpu.guest_mode else NEUTRAL),))
-        ran = kvm_run(vmx)
+        _run(vmx, guest_exit(_INTERRUPTED if vmx.vcpu.guest_mode else NEUTRAL))
+        ran = _run(vmx)
     result = _end(vmx, was_l2, ran)
     if result.outcome == "smm":
         machine.memory.write(vmx.vcpu.vmcs["guest_cs_base"] + vmx.vcpu.rip, _RSM)
@@ -334,7 +352,7 @@ def rsm(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
     del machine, step
     was_l2 = vmx.vcpu.guest_mode
     answer = _INTERRUPTED if vmx.emulation_required else l1.UNDEFINED_OPCODE
-    result = _end(vmx, was_l2, kvm_run(vmx, (guest_exit(answer),)))
+    result = _end(vmx, was_l2, _run(vmx, guest_exit(answer)))
     queued = vmx.events.exception
     if result.errno or was_l2 or not (queued.pending or queued.injected):
         return result
