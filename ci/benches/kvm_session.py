@@ -17,7 +17,7 @@ from typing import Final
 
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.world import World, world_on
-from nvmxfuzz.oracles.session_agreement import compare_session
+from nvmxfuzz.oracles.session.agreement import compare_session
 from nvmxfuzz.targets.kvm_native.agreement.random_session import random_session
 from nvmxfuzz.targets.kvm_native.session import session_witness
 from nvmxfuzz.targets.session_model import ModelSessions

@@ -21,7 +21,7 @@ from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.random_session import following_step, random_session
 from nvmxfuzz.inputs.session_steps import VCPUS, SessionStep
 from nvmxfuzz.inputs.world import World, parameters_of, world_on
-from nvmxfuzz.oracles.session_witness import StepResult, VcpuView
+from nvmxfuzz.oracles.session.witness import StepResult, VcpuView
 from nvmxfuzz.targets.kvm_native.session import KvmSessions, session_witness
 
 SESSIONS = 200

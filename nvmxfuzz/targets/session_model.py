@@ -40,8 +40,8 @@ from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.memory import Memory
 from nvmxfuzz.machine.processor import Processor
 from nvmxfuzz.machine.profile import Profile
-from nvmxfuzz.oracles.session_witness import PLACE_ADDRESSES, StepResult, VcpuView
-from nvmxfuzz.oracles.worlds import msr_world
+from nvmxfuzz.oracles.restore.worlds import msr_world
+from nvmxfuzz.oracles.session.witness import PLACE_ADDRESSES, StepResult, VcpuView
 from nvmxfuzz.targets.session_model_steps import STEPS
 from nvmxfuzz.targets.session_model_userspace import SessionMachine
 

@@ -30,7 +30,7 @@ from nvmxfuzz.kvm.vcpu_run import INTERRUPTED, Ran, kvm_run
 from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx, is_vmx_code, vmx_get_cpl
 from nvmxfuzz.kvm.vmcs12 import OFFSETS, read_word, write_fields
 from nvmxfuzz.kvm.vmx_handle_exit import GuestExit
-from nvmxfuzz.oracles.session_witness import PLACE_ADDRESSES, StepResult
+from nvmxfuzz.oracles.session.witness import PLACE_ADDRESSES, StepResult
 from nvmxfuzz.targets.kvm_native import l1
 from nvmxfuzz.targets.kvm_native.port import VMCALL, Answer, Exit, FailedEntry, VmFail
 from nvmxfuzz.targets.kvm_native.session_boot import operand_memory

@@ -30,7 +30,7 @@ from nvmxfuzz.kvm.vcpu_ioctls import (
 from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx
 from nvmxfuzz.kvm.vmcs12 import read_word
 from nvmxfuzz.machine.attempt import Attempt
-from nvmxfuzz.oracles.session_witness import StepResult
+from nvmxfuzz.oracles.session.witness import StepResult
 
 Handler = Callable[["SessionMachine", VcpuVmx, SessionStep], StepResult]
 

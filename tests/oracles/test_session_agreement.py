@@ -11,8 +11,8 @@ import pytest
 
 from nvmxfuzz.inputs.session_steps import STEP_BY_NAME, SessionStep
 from nvmxfuzz.inputs.world import world_on
-from nvmxfuzz.oracles.session_agreement import AGREEMENT, compare_session
-from nvmxfuzz.oracles.session_witness import StepResult, VcpuView
+from nvmxfuzz.oracles.session.agreement import AGREEMENT, compare_session
+from nvmxfuzz.oracles.session.witness import StepResult, VcpuView
 from nvmxfuzz.targets.kvm_native.agreement.random_session import random_session
 from nvmxfuzz.targets.session_model import NOT_MODELLED, ModelSessions
 

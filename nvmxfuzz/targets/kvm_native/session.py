@@ -15,8 +15,8 @@ from typing import Final
 
 from nvmxfuzz.inputs.session_steps import VCPUS, SessionStep
 from nvmxfuzz.inputs.world import World
-from nvmxfuzz.oracles.msr_witness import WitnessStoppedError
-from nvmxfuzz.oracles.session_witness import StepResult, VcpuView
+from nvmxfuzz.oracles.restore.witness import WitnessStoppedError
+from nvmxfuzz.oracles.session.witness import StepResult, VcpuView
 from nvmxfuzz.targets.kvm_native.errors import IoctlError
 from nvmxfuzz.targets.kvm_native.library import Library
 from nvmxfuzz.targets.kvm_native.results import Stopped

@@ -13,8 +13,8 @@ from nvmxfuzz.inputs import places
 from nvmxfuzz.inputs.session_steps import MSRS, VCPUS
 from nvmxfuzz.inputs.world import World
 from nvmxfuzz.machine.profile import Profile
-from nvmxfuzz.oracles.session_witness import LINEAR_ADDRESSES, PLACE_ADDRESSES
-from nvmxfuzz.oracles.worlds import msr_world
+from nvmxfuzz.oracles.restore.worlds import msr_world
+from nvmxfuzz.oracles.session.witness import LINEAR_ADDRESSES, PLACE_ADDRESSES
 from nvmxfuzz.targets.kvm_native import ioctl_numbers as io
 from nvmxfuzz.targets.kvm_native import l1
 from nvmxfuzz.targets.kvm_native import structures as s

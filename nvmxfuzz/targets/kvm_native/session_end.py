@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Final
 
 from nvmxfuzz.arch.registers import Rflags
-from nvmxfuzz.oracles.session_witness import StepResult
+from nvmxfuzz.oracles.session.witness import StepResult
 from nvmxfuzz.targets.kvm_native import structures as s
 from nvmxfuzz.targets.kvm_native.session_vcpu import SessionVcpu
 

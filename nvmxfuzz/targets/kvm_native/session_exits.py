@@ -10,7 +10,7 @@ from typing import Any, Final
 from nvmxfuzz.arch.controls import Pin, Primary, Secondary
 from nvmxfuzz.arch.events import EventType, InterruptionInfo, Vector
 from nvmxfuzz.arch.exit_reasons import ExitReason
-from nvmxfuzz.oracles.session_witness import LINEAR_ADDRESSES
+from nvmxfuzz.oracles.session.witness import LINEAR_ADDRESSES
 from nvmxfuzz.targets.kvm_native import l1, native
 from nvmxfuzz.targets.kvm_native.port import (
     VMCALL,

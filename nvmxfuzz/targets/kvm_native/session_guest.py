@@ -15,7 +15,7 @@ from typing import Any, Final
 from nvmxfuzz.arch.fields import FIELD_BY_NAME
 from nvmxfuzz.arch.registers import Cr0, Cr4, Efer, Rflags
 from nvmxfuzz.inputs.session_steps import SessionStep
-from nvmxfuzz.oracles.session_witness import PLACE_ADDRESSES, StepResult
+from nvmxfuzz.oracles.session.witness import PLACE_ADDRESSES, StepResult
 from nvmxfuzz.targets.kvm_native import ioctl_numbers as io
 from nvmxfuzz.targets.kvm_native import structures as s
 from nvmxfuzz.targets.kvm_native.port import VMCALL, Exit

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Final
 
 from nvmxfuzz.inputs.session_steps import MSRS, SessionStep
-from nvmxfuzz.oracles.session_witness import StepResult
+from nvmxfuzz.oracles.session.witness import StepResult
 from nvmxfuzz.targets.kvm_native import ioctl_numbers as io
 from nvmxfuzz.targets.kvm_native.session_end import end_of
 from nvmxfuzz.targets.kvm_native.session_exits import INTERRUPTION, NOTHING, UNDEFINED

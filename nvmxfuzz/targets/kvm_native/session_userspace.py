@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from nvmxfuzz.inputs.session_steps import MP_STATES, MSRS, SessionStep
 from nvmxfuzz.kvm.guest_cpuid import CPUID_BITS
-from nvmxfuzz.oracles.session_witness import StepResult
+from nvmxfuzz.oracles.session.witness import StepResult
 from nvmxfuzz.targets.kvm_native import ioctl_numbers as io
 from nvmxfuzz.targets.kvm_native import structures as s
 from nvmxfuzz.targets.kvm_native.session_vcpu import Saved, SessionVcpu

@@ -15,7 +15,6 @@ from nvmxfuzz.targets.kvm_native import ioctl_numbers as io
 from nvmxfuzz.targets.kvm_native import native
 from nvmxfuzz.targets.kvm_native import structures as s
 from nvmxfuzz.targets.kvm_native.library import Library
-from nvmxfuzz.targets.kvm_native.looking import ends_of
 from nvmxfuzz.targets.kvm_native.session_bases import Bases
 from nvmxfuzz.targets.kvm_native.session_exits import NOTHING
 from nvmxfuzz.targets.kvm_native.session_shadow import ShadowVmcs
@@ -25,6 +24,7 @@ from nvmxfuzz.targets.kvm_native.vmcs12 import Vmcs12Layout
 
 STEPS_TO_SIGNAL: Final = 5000
 """Steps of the shim after which a signal ends KVM_RUN: KVM may emulate L1 for ever."""
+_ENDS: Final = ("vm_exit_reason", "exit_qualification", "vm_instruction_error")
 
 _LONGEST_SCRIPT: Final = 64
 _TSC: Final = 0x10
@@ -51,7 +51,7 @@ class SessionVm:
         self.file = vm.file
         self.memory = vm.memory
         self.layout = Vmcs12Layout(library)
-        self.ends = ends_of(self.layout)
+        self.ends = self.layout.reader(_ENDS)
         self.kept_msrs = tuple(
             index for index in machine.msr_indices() if index not in _CAPABILITIES and index != _TSC
         )

@@ -10,7 +10,7 @@ from struct import Struct, calcsize
 from typing import Any, Final, TypeAlias
 
 from nvmxfuzz.inputs.session_steps import MSRS
-from nvmxfuzz.oracles.session_witness import VcpuView
+from nvmxfuzz.oracles.session.witness import VcpuView
 from nvmxfuzz.targets.kvm_native import structures as s
 from nvmxfuzz.targets.kvm_native.session_vcpu import MsrTable, SessionVcpu
 from nvmxfuzz.targets.kvm_native.vmcs12 import LAUNCH_STATE, Vmcs12Layout

@@ -7,12 +7,13 @@ are fixed for good: the structure is migrated between kernels.
 
 from __future__ import annotations
 
+import ctypes
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from operator import itemgetter
 from typing import Any, Final
 
-from nvmxfuzz.arch.fields import FIELDS, Field
+from nvmxfuzz.arch.fields import FIELD_BY_NAME, FIELDS, Field
 from nvmxfuzz.machine.vmcs import Vmcs
 from nvmxfuzz.targets.kvm_native.library import Library
 
@@ -27,6 +28,7 @@ LAUNCH_STATE: Final = 8
 
 _HEADER: Final = (("I", 0), ("I", LAUNCH_STATE))
 _CODES: Final = {16: "H", 32: "I", 64: "Q"}
+_CELLS: Final = {16: ctypes.c_uint16, 32: ctypes.c_uint32, 64: ctypes.c_uint64}
 
 
 class Vmcs12Layout:
@@ -75,6 +77,11 @@ class Vmcs12Layout:
         """Return the VMCS of an image; a field that vmcs12 lacks is 0."""
         _, _, *values = self._struct.unpack(image)
         return Vmcs({field.name: value for field, value in zip(self.fields, values, strict=True)})
+
+    def reader(self, names: Iterable[str]) -> Callable[[int], tuple[int, ...]]:
+        """Return a function that reads these fields in the vmcs12 at an address."""
+        cells = [(_CELLS[FIELD_BY_NAME[name].width], self.offsets[name]) for name in names]
+        return lambda address: tuple([cell.from_address(address + at).value for cell, at in cells])
 
     def writable(self, vmcs: Vmcs) -> Vmcs:
         """Return the VMCS that L1 comes to if it writes this one: what vmcs12 lacks is 0."""

@@ -21,7 +21,7 @@ from nvmxfuzz.inputs.bases import base
 from nvmxfuzz.inputs.session_steps import session_step
 from nvmxfuzz.inputs.world import parameters_of, world_on
 from nvmxfuzz.machine.profile import Profile, load_profile
-from nvmxfuzz.oracles.session_witness import StepResult
+from nvmxfuzz.oracles.session.witness import StepResult
 from nvmxfuzz.targets.kvm_native import l1
 from nvmxfuzz.targets.kvm_native.build.objects import BuiltObject, find_object, usable
 from nvmxfuzz.targets.kvm_native.hardware import hardware_of

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import pytest
 
-from nvmxfuzz.oracles.session_witness import StepResult
+from nvmxfuzz.oracles.session.witness import StepResult
 from nvmxfuzz.targets.kvm_native.session import KvmSessions
 
 Play: TypeAlias = Callable[..., StepResult]

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from nvmxfuzz.inputs.session_steps import session_step
-from nvmxfuzz.oracles.session_witness import StepResult, VcpuView
+from nvmxfuzz.oracles.session.witness import StepResult, VcpuView
 from nvmxfuzz.targets.kvm_native.session import KvmSessions
 
 Play: TypeAlias = Callable[..., StepResult]

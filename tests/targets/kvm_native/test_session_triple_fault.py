@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import pytest
 
-from nvmxfuzz.oracles.session_witness import StepResult
+from nvmxfuzz.oracles.session.witness import StepResult
 from nvmxfuzz.targets.kvm_native import l1
 from nvmxfuzz.targets.kvm_native.port import VMCALL
 from nvmxfuzz.targets.kvm_native.session import KvmSessions

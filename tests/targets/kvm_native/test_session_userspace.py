@@ -12,7 +12,7 @@ from typing import TypeAlias
 import pytest
 
 from nvmxfuzz.inputs.session_steps import STEP_KINDS, session_step
-from nvmxfuzz.oracles.session_witness import SessionWitness, StepResult, VcpuView
+from nvmxfuzz.oracles.session.witness import SessionWitness, StepResult, VcpuView
 from nvmxfuzz.targets.kvm_native.session import KvmSessions
 
 Play: TypeAlias = Callable[..., StepResult]

@@ -14,7 +14,7 @@ from typing import Final
 
 from nvmxfuzz.inputs.session_steps import VCPUS, SessionStep
 from nvmxfuzz.oracles.finding import Finding
-from nvmxfuzz.oracles.session_witness import SessionWitness, StepResult, VcpuView
+from nvmxfuzz.oracles.session.witness import SessionWitness, StepResult, VcpuView
 
 AGREEMENT: Final = "agreement.kvm-session"
 
