@@ -36,13 +36,11 @@ FAILED_VMENTRY = nested_exit.FAILED_VMENTRY
 
 @dataclass(frozen=True, slots=True)
 class L2Exit:
-    """A VM exit of L2 as L1 is to see it. `information` is VM-exit instruction information."""
+    """A VM exit of L2 as L1 is to see it."""
 
     reason: int
     qualification: int = 0
     interruption: int = 0
-    length: int = 0
-    information: int = 0
 
 
 def vmx_emulation_required(vmx: VcpuVmx) -> bool:
@@ -101,8 +99,9 @@ def _exit_information(vmx: VcpuVmx, vmcs12: Vmcs, why: L2Exit) -> dict[str, int]
     fields = {
         "vm_entry_intr_info_field": vmcs12.vm_entry_intr_info_field & ~InterruptionInfo.VALID,
         "vm_exit_intr_info": why.interruption,
-        "vm_exit_instruction_len": why.length,
-        "vmx_instruction_info": why.information,
+        # Of an exit that KVM makes up it is what the last one has left.
+        "vm_exit_instruction_len": vmx.vcpu.vmcs["vm_exit_instruction_len"],
+        "vmx_instruction_info": vmx.vcpu.vmcs["vmx_instruction_info"],
         "idt_vectoring_info_field": 0,
     }
     return fields | _vmcs12_save_pending_event(vmx, why)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
@@ -28,6 +29,7 @@ from nvmxfuzz.kvm.set_registers import (
     vmx_segment_access_rights,
     vmx_set_segment,
 )
+from nvmxfuzz.kvm.vcpu import Vcpu
 from nvmxfuzz.kvm.vcpu_events import NotModelledError
 from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx, begin_entry
 from nvmxfuzz.kvm.virtual_cpu import ALL_ONES
@@ -163,7 +165,7 @@ def em_rsm(vmx: VcpuVmx) -> bool:
     reachable = vcpu.memory.read(vmx.smbase + SAVE_AREA, _SIZE) is not None
     if not reachable and not vcpu.behaviour.has_smm_file:
         return False
-    before = dict(vmx.gprs), vcpu.rsp, vcpu.rip, vcpu.rflags
+    before, gprs = _Emulated.of(vcpu), dict(vmx.gprs)
     vmx_set_rflags(vcpu, vcpu.rflags & ~Rflags.RF)
     vcpu.rip += 2
     if not emulator_leave_smm(vmx):
@@ -172,8 +174,8 @@ def em_rsm(vmx: VcpuVmx) -> bool:
         vcpu.vmcs["guest_interruptibility_info"] &= ~3
     protected = vcpu.cr0 & Cr0.PE and not vcpu.rflags & Rflags.VM
     if protected and vmx_get_segment(vmx, "cs").unusable:
-        vmx.gprs, vcpu.rsp, vcpu.rip, rflags = before
-        vmx_set_rflags(vcpu, rflags)
+        vmx.gprs = gprs
+        before.write_back(vcpu)
         return False
     return True
 
@@ -196,12 +198,34 @@ def emulator_leave_smm(vmx: VcpuVmx) -> bool:
     if vcpu.cr4 & Cr4.PAE:
         kvm_set_cr4(vmx, vcpu.cr4 & ~Cr4.PAE)
     kvm_set_msr(vcpu, MSR_EFER, 0)
+    before = _Emulated.of(vcpu)
     if not vmx_leave_smm(vmx):
+        before.write_back(vcpu)
         return False
     loaded = rsm_load_state_64(vmx, area)
     if not loaded and vcpu.guest_mode and vcpu.behaviour.has_smm_file:
+        # L1 shuts down, but what the emulator writes back last is of L2.
+        restored = _Emulated.of(vcpu)
         vmx_leave_nested(vmx)
+        restored.write_back(vcpu)
     return loaded
+
+
+@dataclass(frozen=True, slots=True)
+class _Emulated:
+    """Registers that the emulator holds itself, and writes to the vCPU when it is done."""
+
+    rsp: int
+    rip: int
+    rflags: int
+
+    @classmethod
+    def of(cls, vcpu: Vcpu) -> _Emulated:
+        return cls(vcpu.rsp, vcpu.rip, vcpu.rflags)
+
+    def write_back(self, vcpu: Vcpu) -> None:
+        vcpu.rsp, vcpu.rip = self.rsp, self.rip
+        vmx_set_rflags(vcpu, self.rflags)
 
 
 def vmx_leave_smm(vmx: VcpuVmx) -> bool:

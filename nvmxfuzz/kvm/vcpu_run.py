@@ -127,6 +127,8 @@ def _leave_guest(vmx: VcpuVmx, guest: GuestExit, ran: Ran) -> str:
         if vcpu.guest_mode:
             vcpu.vmcs02_launched = True
         vcpu.vmcs["vm_entry_intr_info_field"] = 0
+        vcpu.vmcs["vm_exit_instruction_len"] = guest.length
+        vcpu.vmcs["vmx_instruction_info"] = guest.information
         events.nmi_injected = False
         clear_exception_queue(events)
         if "guest_rip" in guest.fields:

@@ -64,6 +64,7 @@ _ADDRESS_SIZES: Final = (16, 32, 64)
 _KVM_ENOSYS: Final = 1000
 _KVM_EPERM: Final = 1
 _WORD: Final = 0xFFFF_FFFF
+_VMLAUNCH_LENGTH: Final = 3
 _BASIC: Final = 0xFFFF
 
 
@@ -292,7 +293,7 @@ def _exit_of_l2(vmx: VcpuVmx, guest: GuestExit) -> str:
         write_fields(vmx.nested.cached_vmcs12, {"vm_exit_intr_error_code": code})
     nested_vmx_vmexit(
         vmx,
-        L2Exit(guest.reason, guest.qualification, interruption, guest.length, guest.information),
+        L2Exit(guest.reason, guest.qualification, interruption),
     )
     return "exit"
 
@@ -303,6 +304,8 @@ def _late_vmfail(vmx: VcpuVmx) -> str:
     vcpu.vmcs12 = vmx.vmcs12
     vcpu.vmcs12_writes.clear()
     nested_exit.nested_vmx_vmexit(vcpu, 0, 0, failed=True)
+    # It is taken for VMLAUNCH even where RSM has brought L2 back.
+    vcpu.rip = vcpu.rip + vcpu.vmcs["vm_exit_instruction_len"] - _VMLAUNCH_LENGTH & ALL_ONES
     end_entry(vmx)
     vmx.nested.shadow_vmcs = {}
     vmx.emulation_required = vmx_emulation_required(vmx)

@@ -3,20 +3,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
+from typing import TypeAlias
 
 import pytest
 
 from nvmxfuzz.inputs.world import world_on
 from nvmxfuzz.kvm import entry_behaviour, nested_vmexit
 from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx
-from nvmxfuzz.oracles.session.agreement import compare_session
+from nvmxfuzz.oracles.session_agreement import compare_session
+from nvmxfuzz.oracles.session_witness import StepResult
 from nvmxfuzz.targets.kvm_native.agreement.random_session import random_session
 from nvmxfuzz.targets.kvm_native.session import KvmSessions
 from nvmxfuzz.targets.session_model import ModelSessions
 
 SESSIONS = 60
+Play: TypeAlias = Callable[..., StepResult]
 
 
 def _differences(sessions: KvmSessions, count: int, **parameters: int) -> list[str]:
@@ -53,3 +57,23 @@ def test_the_versions_are_not_the_same(
     wrong = entry_behaviour.entry_behaviour(other)
     monkeypatch.setattr("nvmxfuzz.targets.session_model.entry_behaviour", lambda _: wrong)
     assert _differences(sessions, SESSIONS)
+
+
+def test_a_state_restored_over_l2_loses_segments(play: Play, sessions: KvmSessions) -> None:
+    """docs/findings/restored-over-l2.md: the model does the same, as random sessions show."""
+    for kind in ("vmxon", "vmclear", "vmptrld", "prepare", "vmlaunch"):
+        play(kind)
+    assert dict(sessions.read(0).vmcs12)["guest_cs_limit"] == 0xFFFF_FFFF
+    assert play("set-nested-state", part="flags", unset=3).errno == 0
+    assert "guest_cs_limit" not in dict(sessions.read(0).vmcs12)
+    assert play("vmlaunch").outcome == "exit 33 qualification 0"
+
+
+def test_reading_in_smm_brings_back_an_older_l2(play: Play, sessions: KvmSessions) -> None:
+    """docs/findings/nested-state-in-smm.md."""
+    for kind in ("vmxon", "vmclear", "vmptrld", "prepare", "vmlaunch", "run", "vmresume"):
+        play(kind)
+    play("l2-exit", exit="external-interrupt")
+    play("set-regs", register="rip", value=0x1234)
+    assert play("smi").outcome == "smm"
+    assert dict(sessions.read(0).vmcs12)["guest_rip"] != 0x1234
