@@ -166,25 +166,34 @@ def em_rsm(vmx: VcpuVmx) -> bool:
     if not reachable and not vcpu.behaviour.has_smm_file:
         return False
     before, gprs = _Emulated.of(vcpu), dict(vmx.gprs)
-    vmx_set_rflags(vcpu, vcpu.rflags & ~Rflags.RF)
     vcpu.rip += 2
-    if not emulator_leave_smm(vmx):
+    left = emulator_leave_smm(vmx)
+    if not left:
         vmx.events.triple_fault = True
     if not vcpu.behaviour.has_smm_file:
         vcpu.vmcs["guest_interruptibility_info"] &= ~3
-    protected = vcpu.cr0 & Cr0.PE and not vcpu.rflags & Rflags.VM
-    if protected and vmx_get_segment(vmx, "cs").unusable:
+    if (left or vcpu.behaviour.has_smm_file) and not _has_mode(vmx):
         vmx.gprs = gprs
         before.write_back(vcpu)
         return False
     return True
 
 
+def _has_mode(vmx: VcpuVmx) -> bool:
+    """emulator_recalc_and_set_mode(): whether the emulator knows what mode the vCPU is in."""
+    vcpu = vmx.vcpu
+    if not vcpu.cr0 & Cr0.PE or vcpu.rflags & Rflags.VM:
+        return not vcpu.efer & Efer.LMA
+    return not vmx_get_segment(vmx, "cs").unusable
+
+
 def emulator_leave_smm(vmx: VcpuVmx) -> bool:
     """Leave SMM for what the save area says; False where that cannot be."""
     vcpu = vmx.vcpu
     area = vcpu.memory.read(vmx.smbase + SAVE_AREA, _SIZE)
+    before = _Emulated(vcpu.rsp, vcpu.rip, vcpu.rflags & ~Rflags.RF)
     if area is None:
+        before.write_back(vcpu)
         return False
     if not vmx.smm_inside_nmi:
         vcpu.vmcs["guest_interruptibility_info"] &= ~_NMI
@@ -198,7 +207,6 @@ def emulator_leave_smm(vmx: VcpuVmx) -> bool:
     if vcpu.cr4 & Cr4.PAE:
         kvm_set_cr4(vmx, vcpu.cr4 & ~Cr4.PAE)
     kvm_set_msr(vcpu, MSR_EFER, 0)
-    before = _Emulated.of(vcpu)
     if not vmx_leave_smm(vmx):
         before.write_back(vcpu)
         return False
@@ -234,6 +242,8 @@ def vmx_leave_smm(vmx: VcpuVmx) -> bool:
     if nested.smm_vmxon:
         nested.vmxon, nested.smm_vmxon = True, False
     if nested.smm_guest_mode:
+        if not nested.vmxon:
+            raise NotModelledError("an L2 that KVM has freed, and enters")
         begin_entry(vmx, launch=False)
         if restore_l2(vmx):
             return False

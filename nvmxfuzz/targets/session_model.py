@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from operator import attrgetter
 from typing import Final
 
 from nvmxfuzz.arch.fields import FIELDS
@@ -19,7 +20,7 @@ from nvmxfuzz.inputs.world import World
 from nvmxfuzz.kvm.entry_behaviour import entry_behaviour
 from nvmxfuzz.kvm.guest_memory import PagedMemory
 from nvmxfuzz.kvm.hardware_setup import LoadedKvm, load_kvm_intel
-from nvmxfuzz.kvm.msr_vcpu import vmx_set_msr
+from nvmxfuzz.kvm.msr_vcpu import vmx_get_msr, vmx_set_msr
 from nvmxfuzz.kvm.nested_kvm import kvm_of
 from nvmxfuzz.kvm.nested_state import vmx_get_nested_state
 from nvmxfuzz.kvm.source import find_kernel
@@ -27,6 +28,7 @@ from nvmxfuzz.kvm.vcpu import Kvm, L1State
 from nvmxfuzz.kvm.vcpu_events import NotModelledError
 from nvmxfuzz.kvm.vcpu_ioctls import (
     SEGMENT_PARTS,
+    SEGMENTS,
     kvm_get_msr,
     kvm_get_regs,
     kvm_get_sregs2,
@@ -64,8 +66,13 @@ _PAGE_TABLE: Final = 0x11_2000
 _OPERANDS: Final = 0x12_0000
 _TABLE: Final = 7
 _LARGE: Final = 0x87
-_HIDDEN_MSRS: Final = frozenset({"IA32_TSC"})
-"""What depends on the clock."""
+_CLOCK: Final = "IA32_TSC"
+_CAPABILITIES: Final = tuple(
+    (name, index) for name, index in MSRS.items() if 0x480 <= index < 0x4A0
+)
+_OTHER_MSRS: Final = tuple(
+    pair for pair in MSRS.items() if pair not in _CAPABILITIES and pair[0] != _CLOCK
+)
 
 
 class ModelSessions:
@@ -81,7 +88,8 @@ class ModelSessions:
         self._kvm: Kvm | None = None
         self._module: LoadedKvm | None = None
         self._virtual: Profile | None = None
-        self._stuffs = True
+        self._capabilities: tuple[tuple[str, int | None], ...] = ()
+        """The capability MSRs of each vCPU, which do not change as far as the model goes."""
         self._machine: SessionMachine | None = None
 
     def load(self, world: World) -> str:
@@ -96,6 +104,10 @@ class ModelSessions:
         kvm = kvm_of(module, behaviour, world.profile, virtual)
         self._kvm = replace(kvm, irqchip_in_kernel=True)
         self._module, self._virtual = module, virtual
+        vcpu = default_vcpu(module)
+        self._capabilities = tuple(
+            (name, vmx_get_msr(vcpu, index)) for name, index in _CAPABILITIES
+        )
         self.renew()
         return ""
 
@@ -131,13 +143,14 @@ class ModelSessions:
         """Return what userspace can read of a vCPU; of the MSRs not those that follow the clock."""
         vmx = self._now().vcpus[vcpu]
         nested = vmx_get_nested_state(vmx)
-        msrs = ((name, kvm_get_msr(vmx, index)) for name, index in MSRS.items() if _is_told(name))
+        others = ((name, kvm_get_msr(vmx, index)) for name, index in _OTHER_MSRS)
+        msrs = (*self._capabilities, *others)
         return VcpuView(
             regs=_sorted(kvm_get_regs(vmx)),
             sregs=_sorted(_sregs(vmx)),
             events=_sorted(kvm_get_vcpu_events(vmx)),
             mp_state=vmx.mp_state,
-            msrs=tuple(sorted((name, value) for name, value in msrs if value is not None)),
+            msrs=tuple(sorted(pair for pair in msrs if pair[1] is not None)),  # type: ignore[misc]
             nested=_sorted(
                 {
                     "flags": nested.flags,
@@ -185,10 +198,6 @@ class ModelSessions:
         return vmx
 
 
-def _is_told(name: str) -> bool:
-    return name not in _HIDDEN_MSRS
-
-
 def _memory() -> dict[int, bytes]:
     """Return what L1 has in memory: page tables and regions."""
     words = {
@@ -207,17 +216,21 @@ def _memory() -> dict[int, bytes]:
     return {at: word.to_bytes(8, "little") for at, word in words.items()}
 
 
+_SEGMENT_NAMES: Final = {
+    name: tuple(f"{name}.{part}" for part in SEGMENT_PARTS) for name in SEGMENTS
+}
+_parts: Final = attrgetter(*SEGMENT_PARTS)
+
+
 def _sorted(values: dict[str, int]) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(values.items()))
 
 
 def _sregs(vmx: VcpuVmx) -> dict[str, int]:
     sregs = kvm_get_sregs2(vmx)
-    values = {
-        f"{name}.{part}": getattr(segment, part)
-        for name, segment in sregs.segments.items()
-        for part in SEGMENT_PARTS
-    }
+    values: dict[str, int] = {}
+    for name, segment in sregs.segments.items():
+        values.update(zip(_SEGMENT_NAMES[name], _parts(segment), strict=True))
     names = ("cr0", "cr2", "cr3", "cr4", "cr8", "efer", "apic_base")
     values |= {name: getattr(sregs, name) for name in names}
     for table in ("gdt", "idt"):
