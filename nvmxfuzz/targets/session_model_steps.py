@@ -258,14 +258,16 @@ def field_step(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> Step
         if ran.errno:
             return StepResult(ran.errno)
         if machine.shadowing:
-            _relies_on_shadowing(vmx)
+            _relies_on_shadowing(vmx, ran)
     answer = field_access(step.kind, step.chosen("field"), value)
     return _instruction(vmx, step, guest_exit(answer))
 
 
-def _relies_on_shadowing(vmx: VcpuVmx) -> None:
+def _relies_on_shadowing(vmx: VcpuVmx, ran: Ran) -> None:
     """Stop where the processor would not use a shadow VMCS as it does for L1 in general."""
     vcpu = vmx.vcpu
+    if ran.left != INTERRUPTED:
+        raise NotModelledError("a shadow VMCS of a vCPU that does not run")
     executes = is_vmx_code(vmx) and vmx.nested.vmxon and not vmx_get_cpl(vmx)
     known = vmx.nested.current_vmptr != _ALL or not vcpu.cr0 & Cr0.PE
     if known and not executes and not vcpu.guest_mode:
@@ -287,7 +289,7 @@ def prepare(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepRes
     values = attempt.vmcs.items()
     asked = _WRITTEN
     if machine.shadowing and vmx.nested.current_vmptr != _ALL and not was_l2:
-        _relies_on_shadowing(vmx)
+        _relies_on_shadowing(vmx, ran)
         # The processor writes these into the shadow VMCS, and nobody moves on.
         asked = tuple(name for name in _WRITTEN if name not in _SHADOWED)
         shadowed = {name: values[name] for name in _WRITTEN if name in _SHADOWED}
