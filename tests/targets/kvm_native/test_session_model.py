@@ -13,8 +13,8 @@ import pytest
 from nvmxfuzz.inputs.world import world_on
 from nvmxfuzz.kvm import entry_behaviour, nested_vmexit
 from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx
-from nvmxfuzz.oracles.session_agreement import compare_session
-from nvmxfuzz.oracles.session_witness import StepResult
+from nvmxfuzz.oracles.session.agreement import compare_session
+from nvmxfuzz.oracles.session.witness import StepResult
 from nvmxfuzz.targets.kvm_native.agreement.random_session import random_session
 from nvmxfuzz.targets.kvm_native.session import KvmSessions
 from nvmxfuzz.targets.session_model import ModelSessions
