@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from nvmxfuzz.cpu.judgement import Judgement
 from nvmxfuzz.cpu.vm_entry import CHAPTER, vm_entry
-from nvmxfuzz.inputs.case import ConfigCase, EntryCase, MigrationCase, RestoreCase
+from nvmxfuzz.inputs.case import ConfigCase, EntryCase, MigrationCase, RestoreCase, SessionCase
 from nvmxfuzz.inputs.expectation import (
     ACCEPTED,
     REFUSED,
@@ -20,11 +20,21 @@ from nvmxfuzz.kvm.hardware_setup import hardware_setup
 from nvmxfuzz.oracles.config.capability_config import loading_of
 from nvmxfuzz.oracles.migration import cases as migration_cases
 from nvmxfuzz.oracles.restore.case import breaches
+from nvmxfuzz.oracles.session_oracles import breaches as session_breaches
+from nvmxfuzz.oracles.session_play import Run
 
 
-def mismatches(vector: Vector) -> tuple[str, ...]:
-    """Return a sentence for each thing that a vector expects otherwise; none if it holds."""
+def mismatches(vector: Vector, played: Run | None = None) -> tuple[str, ...]:
+    """Return a sentence for each thing that a vector expects otherwise; none if it holds.
+
+    What is expected of a session is looked at where it can be `played`, on its own kernel.
+    """
     case, expected = vector.case, vector.expectation
+    if isinstance(case, SessionCase) and isinstance(expected, BreachExpectation) and played:
+        found = played(case)
+        if found.kernel != case.world.kernel:
+            return ()
+        return tuple(_same("a breach", expected.breaches, session_breaches(found)))
     if isinstance(case, EntryCase) and isinstance(expected, Expectation):
         return tuple(_of_judgement(vm_entry(case.attempt), expected))
     if isinstance(case, ConfigCase) and isinstance(expected, ConfigExpectation):

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Where KVM is known not to keep a promise of a session, and why.
+
+An entry covers sites of one oracle in certain kernels, and no other; `corpus/vectors/session` has a
+vector of each entry and kernel. What a page of docs/findings tells at length is a sentence here.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Final
+
+from nvmxfuzz.oracles.known_restore import KnownBreach
+
+_BOTH: Final = ("6.1", "6.12")
+
+KNOWN: Final = (
+    KnownBreach(
+        "entry-pending",
+        "session.no-warn",
+        r"WARN (arch/x86/kvm/vmx/(nested|vmx)\.c(:\d+)?|\w+\.nested_run_pending), "
+        r"(entry of L2 pending|in SMM over L2|a triple fault pending)",
+        _BOTH,
+        "KVM ends a VM whose L2 is invalid or in a triple fault while its entry is pending: after "
+        "VMLAUNCH, or RSM (docs/findings/pending-entry.md).",
+    ),
+    KnownBreach(
+        "rsm-to-impossible-paging",
+        "session.no-warn",
+        r"WARN arch/x86/kvm/mmu/mmu\.c(:\d+)?, in SMM over L2",
+        ("6.12",),
+        "RSM takes from SMRAM an EFER and a CR4 that no processor has together, and KVM's MMU "
+        "ends the VM for it.",
+    ),
+    KnownBreach(
+        "ept-in-smm",
+        "session.no-warn",
+        r"WARN arch/x86/kvm/mmu/mmu\.c(:\d+)?, in SMM",
+        _BOTH,
+        "KVM_SET_VCPU_EVENTS puts a vCPU with VMXE into SMM, where L1 then has VMX operation, and "
+        "EPT for L2 is not meant to be.",
+    ),
+    KnownBreach(
+        "rsm-after-nested-state-is-gone",
+        "session.no-warn",
+        r"stopped BUG: VMPTRLD of an address",
+        _BOTH,
+        "KVM_SET_VCPU_EVENTS that changes SMM frees the nested state, but not that RSM is to go "
+        "back to L2: RSM loads a vmcs02 that is not there.",
+    ),
+    KnownBreach(
+        "cr4-fixed-in-vmx-operation",
+        "session.ioctl-accepts",
+        "set-sregs cr4",
+        _BOTH,
+        "In VMX operation KVM_SET_SREGS takes no CR4 without VMXE, whatever ioctl comes next.",
+    ),
+    KnownBreach(
+        "nmis-are-counted",
+        "session.order",
+        r"set-events and set-events, .*: events\.nmi\.pending",
+        ("6.1",),
+        "KVM_SET_VCPU_EVENTS takes any number of pending NMIs, of which 1 is told.",
+    ),
+    KnownBreach(
+        "blocking-by-nmi-of-l1",
+        "session.nested-state-round-trip",
+        r"L2, .*: events\.(nmi\.masked|smi\.smm_inside_nmi)",
+        _BOTH,
+        "That NMIs are blocked for L1 stands in vmcs01 while L2 is active, and nowhere that "
+        "userspace could save it from.",
+    ),
+    KnownBreach(
+        "vmfail-after-smm",
+        "session.smm-round-trip",
+        r"L2, l2-exit vmfail: .*",
+        _BOTH,
+        "A VMfail that only the processor finds gives L1 its registers back from vmcs01, and SMM "
+        "has run with that in between.",
+    ),
+    KnownBreach(
+        "et-of-l2",
+        "session.smm-round-trip",
+        r"L2: vmcs12\.guest_cr0",
+        _BOTH,
+        "Where KVM carries out MOV to CR0 for L2, the read shadow gets what L2 wrote, without ET, "
+        "which is always 1.",
+    ),
+    KnownBreach(
+        "vmfail-after-restore",
+        "session.nested-state-round-trip",
+        r"L2, l2-exit vmfail: .*",
+        _BOTH,
+        "A VMfail that only the processor finds gives L1 its registers back from vmcs01, and in a "
+        "vCPU that was restored these are not L1's.",
+    ),
+)
+"""The entries; an oracle is silent about them."""
+
+
+@cache
+def known(oracle: str, site: str, kernel: str) -> KnownBreach | None:
+    """Return the entry that covers a site of an oracle in a kernel, None if there is none."""
+    for entry in KNOWN:
+        if entry.oracle == oracle and kernel in entry.kernels and re.fullmatch(entry.sites, site):
+            return entry
+    return None

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a VM entry of a session may come to: the rules, with what KVM is known to do otherwise.
+
+The processor that would run vmcs02 is no part of a session, so that only KVM's software is held to
+them. What the rules would read from memory is not seen: such an entry is not judged.
+"""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+from typing import Final, Literal
+
+from nvmxfuzz.cpu.reads import inputs_by_rule
+from nvmxfuzz.cpu.vm_entry import CHAPTER
+from nvmxfuzz.inputs.session_steps import SessionStep
+from nvmxfuzz.inputs.world import World
+from nvmxfuzz.kvm.guest_cpuid import GuestCpuid
+from nvmxfuzz.kvm.virtual_processor import default_vcpu, profile_of
+from nvmxfuzz.machine.attempt import Attempt
+from nvmxfuzz.machine.processor import Processor
+from nvmxfuzz.machine.profile import Profile
+from nvmxfuzz.machine.vmcs import Vmcs
+from nvmxfuzz.oracles.known_kvm import tables_of
+from nvmxfuzz.oracles.kvm_l1 import unmet
+from nvmxfuzz.oracles.kvm_tables import KvmTables
+from nvmxfuzz.oracles.msr_witness import ModelMsrs
+from nvmxfuzz.oracles.session_state import State
+from nvmxfuzz.oracles.worlds import msr_world
+
+_MOV_SS: Final = 1
+
+
+def entry_outcomes(
+    step: SessionStep, state: State, world: World
+) -> tuple[frozenset[str], tuple[str, ...]] | None:
+    """Return what VMLAUNCH or VMRESUME may come to in L1, and the rules that are broken.
+
+    None: that is not known.
+    """
+    attempt = attempt_of(step, state, world)
+    if attempt is None or unmet(attempt):
+        return None
+    judgement = _tables(world.kernel).software.judge(attempt)
+    asked = (rule.name for at, rule in enumerate(judgement.rules) if judgement.asked >> at & 1)
+    if _reading_memory().intersection(asked):
+        return None
+    outcomes = frozenset(
+        str(outcome).replace("fail-", "vmfail-", 1) for outcome in judgement.permitted
+    )
+    return outcomes, judgement.broken_names
+
+
+def attempt_of(step: SessionStep, state: State, world: World) -> Attempt | None:
+    """Return the VM entry that a step is, as far as it can be seen."""
+    profile = _profile(world)
+    if profile is None:
+        return None
+    fields = {name: value for name, value in state.vmcs12.items() if name in _FIELDS}
+    instruction: Literal["vmlaunch", "vmresume"] = (
+        "vmlaunch" if step.kind == "vmlaunch" else "vmresume"
+    )
+    return Attempt(
+        _with_msrs(profile, tuple(sorted(state.capabilities.items()))),
+        Vmcs(fields),
+        _processor(state),
+        instruction=instruction,
+        launch_state="launched" if state.vmcs12.get("launch_state", 0) else "clear",
+    )
+
+
+_FIELDS: Final = frozenset(Vmcs().items())
+
+
+def _processor(state: State) -> Processor:
+    words = state.sregs
+    return Processor(
+        cr0=words["cr0"],
+        cr3=words["cr3"],
+        cr4=words["cr4"],
+        efer=words["efer"],
+        rflags=state.regs["rflags"],
+        cpl=words["ss.dpl"],
+        cs_l=words["cs.l"] != 0,
+        blocking_by_mov_ss=state.events.get("interrupt.shadow", 0) & _MOV_SS != 0,
+        vmxon_pointer=state.nested["vmxon_pa"],
+        current_vmcs=state.current,
+    )
+
+
+@cache
+def _reading_memory() -> frozenset[str]:
+    return frozenset(name for name, read in inputs_by_rule(CHAPTER).items() if "memory" in read)
+
+
+@cache
+def _tables(kernel: str) -> KvmTables:
+    return tables_of(f"kvm-{kernel}")
+
+
+@lru_cache(maxsize=64)
+def _profile(world: World) -> Profile | None:
+    """Return the processor that L1 has in a world; None if KVM is not loaded there."""
+    model = ModelMsrs(world.kernel)
+    model.load(msr_world(world))
+    if model.module is None:
+        return None
+    cpuid: GuestCpuid = model.module.supported_cpuid
+    return profile_of(default_vcpu(model.module, cpuid), world.profile)
+
+
+@lru_cache(maxsize=64)
+def _with_msrs(profile: Profile, msrs: tuple[tuple[int, int], ...]) -> Profile:
+    return Profile.from_mapping(
+        {**profile.to_mapping(), "msrs": {f"{index:#x}": value for index, value in msrs}},
+        profile.name,
+    )

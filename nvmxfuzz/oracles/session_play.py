@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A session on a witness: its world loaded, its steps made, what was seen before and after each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from nvmxfuzz.inputs.case import SessionCase
+from nvmxfuzz.inputs.session_steps import VCPUS, SessionStep
+from nvmxfuzz.inputs.world import World
+from nvmxfuzz.oracles.msr_witness import WitnessStoppedError
+from nvmxfuzz.oracles.session_witness import SessionWitness, StepResult, VcpuView
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A step, what it came to, and its vCPU before and after."""
+
+    step: SessionStep
+    before: VcpuView
+    result: StepResult
+    after: VcpuView
+
+
+class Stage:
+    """A witness, and the world that it is loaded on; loading is what costs most."""
+
+    def __init__(self, witness: SessionWitness) -> None:
+        """Take a witness for itself."""
+        self.witness = witness
+        self._world: World | None = None
+        self._refusal = ""
+
+    def refusal(self, world: World) -> str:
+        """Load a world if it is not loaded; return why KVM refuses it, "" if it does not."""
+        if self._world != world:
+            # Whatever becomes of loading, it is not loaded on the one before any more.
+            self._world = None
+            self._refusal = self.witness.load(world)
+            self._world = world
+        return self._refusal
+
+    def play(self, world: World, steps: Sequence[SessionStep]) -> tuple[Moment, ...]:
+        """Make the steps on new vCPUs, up to one that KVM does not return from."""
+        if self.refusal(world):
+            return ()
+        self.witness.renew()
+        views = [self.witness.read(vcpu) for vcpu in range(VCPUS)]
+        moments: list[Moment] = []
+        for step in steps:
+            before = views[step.vcpu]
+            result = self.witness.do(step)
+            if not result.stopped:
+                try:
+                    views[step.vcpu] = self.witness.read(step.vcpu)
+                except WitnessStoppedError as stopped:
+                    # In KVM_GET_MP_STATE events are looked at that the step has left.
+                    result = replace(result, stopped=str(stopped))
+            moments.append(Moment(step, before, result, views[step.vcpu]))
+            if result.stopped:
+                break
+        return tuple(moments)
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """A case and what was seen of it; no moments where KVM refuses the world."""
+
+    case: SessionCase
+    stage: Stage
+    moments: tuple[Moment, ...]
+
+    @property
+    def kernel(self) -> str:
+        """The version of the KVM that it was played on."""
+        return self.stage.witness.kernel
+
+    @property
+    def stopped(self) -> bool:
+        """Whether KVM did not return from the last step."""
+        return bool(self.moments and self.moments[-1].result.stopped)
+
+    def undisturbed(self) -> Iterator[Moment]:
+        """Yield the moments before an INIT or SIPI: that one is pending, no view shows."""
+        for moment in self.moments:
+            if moment.step.kind in ("init", "sipi"):
+                return
+            yield moment
+
+    def again(self, steps: Sequence[SessionStep], world: World | None = None) -> tuple[Moment, ...]:
+        """Play other steps, in the same world or in another one."""
+        return self.stage.play(world or self.case.world, steps)
+
+
+Run: TypeAlias = Callable[[SessionCase], Played]
+
+
+def play(stage: Stage, case: SessionCase) -> Played:
+    """Play a case; one on another kernel than the witness' has no moments."""
+    here = case.world.kernel == stage.witness.kernel
+    return Played(case, stage, stage.play(case.world, case.steps) if here else ())

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What must hold of what is seen of a session, step by step."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from nvmxfuzz.arch.controls import Primary, Secondary
+from nvmxfuzz.arch.registers import Cr0, Cr4, Efer
+from nvmxfuzz.inputs.session_steps import STEP_BY_NAME, SessionStep
+from nvmxfuzz.kvm.guest_state_valid import guest_segments_valid
+from nvmxfuzz.machine.outcome import ENTERED
+from nvmxfuzz.oracles.msr_offer import Found
+from nvmxfuzz.oracles.session_entry import entry_outcomes
+from nvmxfuzz.oracles.session_instructions import ENTRY, Doubts, permitted
+from nvmxfuzz.oracles.session_play import Moment, Played
+from nvmxfuzz.oracles.session_state import State
+
+_BY_DESIGN: Final = frozenset(
+    {
+        *("io", "ept-violation", "ept-misconfiguration", "apic-access"),
+        *("exception-ud", "exception-gp", "task-switch"),
+    }
+)
+"""Exits that KVM handles by emulating what L2 executes, whose state is valid."""
+_ADDRESS: Final = re.compile("0x[0-9a-f]+")
+NOT_MODELLED: Final = "not modelled"
+"""How `stopped` begins where a model has come to its end, and not KVM."""
+_TRIPLE_FAULT: Final = "triple-fault"
+_ENDING: Final = ("l2-exit triple-fault", "l2-exit vmfail")
+"""Exits after which the exit reason says so; VMfail leaves that of the exit before."""
+_RUNNING: Final = ("run", "l2-exit")
+_SEGMENTS: Final = ("cs", "ss", "ds", "es", "fs", "gs", "tr", "ldt")
+_RUN_PENDING: Final = 2
+_SMM_GUEST_MODE: Final = 1
+_UNRESTRICTED_GUEST_SUPPORTED: Final = 1 << 39
+_LONG_MODE_SEGMENT_BIT: Final = ("cs", "l")
+_FREE: Final = frozenset({"cr2", "gdt_base", "gdt_limit", "idt_base", "idt_limit"})
+"""Registers that KVM_SET_SREGS takes any value for."""
+_PDPTES: Final = frozenset({"pdptr0", "pdptr1", "pdptr2", "pdptr3"})
+"""Those that KVM_SET_SREGS2 takes where PAE paging is used."""
+_ANY_CPU: Final = int(Cr4.VME | Cr4.PVI | Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.MCE | Cr4.PGE | Cr4.VMXE)
+"""Bits of CR4 that every processor has on which KVM runs here."""
+
+
+def is_executed(step: SessionStep) -> bool:
+    """Whether a step is a VMX instruction."""
+    operands = STEP_BY_NAME[step.kind].operands
+    return any(operand.name == "mode" for operand in operands)
+
+
+# ---------------------------------------------------------------------- no harm
+
+
+def no_warn(played: Played) -> Iterator[Found]:
+    """No step ends in a WARN, a BUG, a signal or the step limit."""
+    tripled = False
+    for moment in played.moments:
+        step = moment.step
+        tripled |= step.kind == "set-events" and step.chosen("part") == "triple_fault_pending"
+        where = ", a triple fault pending" if tripled else _when(State(moment.before))
+        for warning in moment.result.warnings:
+            yield f"WARN {warning}{where}", f"{step.kind} makes KVM warn at {warning}{where}"
+        # What is left of the entry that was pending shows later, in L1.
+        pending = moment.before.in_l2 and State(moment.before).nested["flags"] & _RUN_PENDING
+        tripled |= bool(pending) and moment.result.outcome == _TRIPLE_FAULT
+        stopped = moment.result.stopped
+        if stopped and not stopped.startswith(NOT_MODELLED):
+            place = _ADDRESS.sub("an address", stopped)
+            yield f"stopped {place}", f"KVM does not return from {step.kind}: {stopped}"
+
+
+def _when(state: State) -> str:
+    """Return what is special about a state that KVM warns in."""
+    if state.view.in_smm:
+        return ", in SMM over L2" if state.nested["smm_flags"] & _SMM_GUEST_MODE else ", in SMM"
+    pending = state.view.in_l2 and state.nested["flags"] & _RUN_PENDING
+    return ", entry of L2 pending" if pending else ""
+
+
+def never_emulated(played: Played) -> Iterator[Found]:
+    """KVM executes no instruction of L2 itself, but for what it answers an exit of L2 with."""
+    for moment in played.moments:
+        if not moment.result.emulated:
+            continue
+        by_design = moment.step.kind == "l2-exit" and moment.step.chosen("exit") in _BY_DESIGN
+        # It may have been L1 that was emulated, after that.
+        left = moment.result.outcome == _TRIPLE_FAULT
+        if not by_design or (is_invalid(State(moment.before), played) and not left):
+            yield name_of(moment.step), f"KVM emulates L2 in {moment.step.kind}"
+
+
+def name_of(step: SessionStep) -> str:
+    """Return the kind of a step, of an exit of L2 which one it is."""
+    return f"l2-exit {step.chosen('exit')}" if step.kind == "l2-exit" else step.kind
+
+
+# ---------------------------------------------------------------------- invalid L2
+
+
+def is_invalid(state: State, played: Played) -> bool:
+    """Whether L2 is active with a state that KVM must not run, as vmx_guest_state_valid() says."""
+    if not state.view.in_l2 or _is_unrestricted(state, played):
+        return False
+    return not guest_segments_valid(segments(state), state.sregs["cr0"], state.regs["rflags"])
+
+
+def _is_unrestricted(state: State, played: Played) -> bool:
+    world = played.case.world
+    mine = all(world.parameter(name) for name in ("ept", "unrestricted_guest"))
+    able = world.profile.msrs.get(0x48B, 0) & _UNRESTRICTED_GUEST_SUPPORTED
+    primary = state.vmcs12.get("cpu_based_vm_exec_control", 0)
+    secondary = state.vmcs12.get("secondary_vm_exec_control", 0)
+    wanted = primary & Primary.ACTIVATE_SECONDARY_CONTROLS and secondary & (
+        Secondary.UNRESTRICTED_GUEST
+    )
+    return bool(mine and able and wanted)
+
+
+def segments(state: State) -> dict[str, int]:
+    """Return the segment registers as a VMCS has them."""
+    words = state.sregs
+    found: dict[str, int] = {}
+    for name in _SEGMENTS:
+        part = {key: words[f"{name}.{key}"] for key in _PARTS}
+        rights = sum(part[key] << shift for key, shift in _PARTS.items() if shift is not None)
+        unusable = part["unusable"] or not part["present"]
+        field = "ldtr" if name == "ldt" else name
+        found[f"guest_{field}_ar_bytes"] = rights & 0xFFFF | bool(unusable) << 16
+        for key in ("selector", "base", "limit"):
+            found[f"guest_{field}_{key}"] = part[key]
+    return found
+
+
+_PARTS: Final[dict[str, int | None]] = {
+    "type": 0,
+    "s": 4,
+    "dpl": 5,
+    "present": 7,
+    "avl": 12,
+    "l": 13,
+    "db": 14,
+    "g": 15,
+    "unusable": None,
+    "selector": None,
+    "base": None,
+    "limit": None,
+}
+
+
+def triple_fault(played: Played) -> Iterator[Found]:
+    """L2 ends in a triple fault at its VM entry if its state is invalid then, and only then."""
+    for moment in played.undisturbed():
+        if not moment.before.in_l2 or moment.result.stopped or moment.result.errno:
+            continue
+        if moment.step.kind not in _RUNNING and not is_executed(moment.step):
+            continue
+        state = State(moment.before)
+        if not state.is_at_rest:
+            continue
+        invalid, ended = is_invalid(state, played), moment.result.outcome == _TRIPLE_FAULT
+        if invalid and not ended:
+            pending = state.nested["flags"] & _RUN_PENDING
+            site = "entry pending" if pending else "active"
+            yield site, f"L2 is invalid, and {moment.step.kind} is {moment.result.outcome!r}"
+        elif ended and not invalid and name_of(moment.step) not in _ENDING:
+            yield f"valid {name_of(moment.step)}", "L2 is valid, and ends in a triple fault"
+
+
+# ---------------------------------------------------------------------- ioctls
+
+
+def ioctl_accepts(played: Played) -> Iterator[Found]:
+    """No ioctl is refused because of the state of L2 that it leads to."""
+    for moment in played.moments:
+        if moment.result.warnings:
+            # A VM that KVM has given up refuses all.
+            return
+        in_l2 = moment.before.in_l2 and not moment.before.in_smm
+        if in_l2 and moment.result.errno and must_be_taken(moment):
+            step = moment.step
+            what = step.operands and STEP_BY_NAME[step.kind].operands[0].name
+            site = f"{step.kind} {step.chosen(what)}" if what else step.kind
+            yield site, f"{site} is refused with {moment.result.errno} while L2 is active"
+
+
+def must_be_taken(moment: Moment) -> bool:
+    """Whether what an ioctl sets is legal by itself, on a state that KVM itself gave."""
+    step, state = moment.step, State(moment.before)
+    if step.kind == "set-regs":
+        return True
+    if not _is_consistent(state):
+        return False
+    if step.kind == "set-segment":
+        long_code = (step.chosen("segment"), step.chosen("part")) == _LONG_MODE_SEGMENT_BIT
+        return not long_code
+    if step.kind == "set-sregs":
+        register = step.chosen("register")
+        if register == "cr4":
+            changed = (state.sregs["cr4"] & step.number("unset")) ^ step.number("flip")
+            return not changed & ~_ANY_CPU
+        pae = not state.sregs["efer"] & Efer.LMA and state.sregs["cr4"] & Cr4.PAE
+        paged = state.sregs["cr0"] & Cr0.PG
+        return register in _FREE or (register in _PDPTES and bool(pae and paged))
+    return False
+
+
+def _is_consistent(state: State) -> bool:
+    """Whether KVM_SET_SREGS takes what KVM_GET_SREGS has given."""
+    words = state.sregs
+    long = words["efer"] & Efer.LME and words["cr0"] & Cr0.PG
+    if not long:
+        return not words["efer"] & Efer.LMA and not words["cs.l"]
+    return bool(words["cr4"] & Cr4.PAE and words["efer"] & Efer.LMA)
+
+
+# ---------------------------------------------------------------------- instructions
+
+
+def _executed_by_l1(played: Played) -> Iterator[tuple[Moment, State, Doubts]]:
+    """Yield the VMX instructions that a plain L1 executes."""
+    doubts, paging = Doubts(), dict[str, int]()
+    for moment in played.undisturbed():
+        step, state = moment.step, State(moment.before)
+        here = {name: state.sregs[name] for name in ("cr0", "cr3", "cr4", "efer")}
+        paging = paging or here
+        result = moment.result
+        ended = result.stopped or result.errno or result.left not in ("", "intr")
+        if is_executed(step) and state.is_plain_l1 and _is_runnable(state) and not ended:
+            doubts_here = Doubts(doubts.revisions, doubts.cpuid, doubts.paging or here != paging)
+            yield moment, state, doubts_here
+        doubts = Doubts(
+            doubts.revisions or step.kind in ("memory-write", "restore", "set-nested-state"),
+            doubts.cpuid or step.kind == "set-cpuid",
+            doubts.paging or step.kind in ("memory-write", "smram-write"),
+        )
+
+
+def _is_runnable(state: State) -> bool:
+    """Whether a processor could be in that state, so that KVM need not emulate L1."""
+    return guest_segments_valid(segments(state), state.sregs["cr0"], state.regs["rflags"])
+
+
+def instruction_errors(played: Played) -> Iterator[Found]:
+    """What a VMX instruction of L1 comes to is what its operation in the SDM permits."""
+    for moment, state, doubts in _executed_by_l1(played):
+        allowed = permitted(moment.step, state, doubts)
+        if allowed is None or ENTRY in allowed or moment.result.outcome in allowed:
+            continue
+        wanted = " or ".join(sorted(allowed))
+        outcome = moment.result.outcome
+        site = f"{moment.step.kind} {moment.step.chosen('mode')}: {outcome}, not {wanted}"
+        yield site, f"{moment.step.kind} comes to {outcome}; permitted is {wanted}"
+
+
+def entry_rejects_invalid(played: Played) -> Iterator[Found]:
+    """VMLAUNCH and VMRESUME enter L2 with no state that the rules refuse."""
+    for moment, state, doubts in _executed_by_l1(played):
+        if moment.result.outcome != str(ENTERED) or doubts.cpuid:
+            continue
+        if ENTRY not in (permitted(moment.step, state, doubts) or ()):
+            continue
+        found = entry_outcomes(moment.step, state, played.case.world)
+        if found is not None and str(ENTERED) not in found[0]:
+            rules = ", ".join(found[1])
+            yield found[1][0], f"{moment.step.kind} enters L2, against {rules}"

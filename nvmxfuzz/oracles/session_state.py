@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The view of a vCPU by name, and what an oracle asks of it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from nvmxfuzz.arch.registers import Cr0, Cr4, Efer, Rflags
+from nvmxfuzz.inputs.session_steps import MSRS
+from nvmxfuzz.machine.processor import NO_POINTER
+from nvmxfuzz.oracles.session_witness import VcpuView
+
+_PENDING: Final = (
+    *("exception.injected", "exception.pending", "interrupt.injected", "nmi.injected"),
+    *("nmi.pending", "smi.pending", "smi.latched_init", "triple_fault_pending"),
+    "exception_has_payload",
+)
+_CANONICAL: Final = 1 << 46
+"""Addresses below are canonical, and what follows an instruction there is so too."""
+_LONG: Final = Efer.LMA | Efer.LME
+_PAGED: Final = Cr0.PE | Cr0.PG
+
+
+class State:
+    """A view as dictionaries."""
+
+    def __init__(self, view: VcpuView) -> None:
+        """Look at a view."""
+        self.view = view
+        self.regs = dict(view.regs)
+        self.sregs = dict(view.sregs)
+        self.events = dict(view.events)
+        self.nested = dict(view.nested)
+        self.vmcs12 = dict(view.vmcs12)
+
+    def msr(self, name: str) -> int:
+        """Return an MSR by its name, 0 if it cannot be read."""
+        return self.msrs.get(name, 0)
+
+    @property
+    def msrs(self) -> dict[str, int]:
+        """The MSRs by name."""
+        return dict(self.view.msrs)
+
+    @property
+    def capabilities(self) -> dict[int, int]:
+        """The VMX capability MSRs by index, as L1 reads them."""
+        found = {MSRS[name]: value for name, value in self.view.msrs if name in MSRS}
+        return {index: value for index, value in found.items() if 0x480 <= index < 0x4A0}
+
+    @property
+    def in_vmx(self) -> bool:
+        """Whether L1 is in VMX operation."""
+        return self.nested["vmxon_pa"] != NO_POINTER
+
+    @property
+    def current(self) -> int:
+        """The current-VMCS pointer."""
+        return self.nested["vmcs12_pa"]
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether the vCPU runs when it is let, and no event comes first."""
+        return self.view.mp_state == 0 and not any(self.events.get(name, 0) for name in _PENDING)
+
+    @property
+    def is_plain_l1(self) -> bool:
+        """Whether L1 is about to execute 64-bit code at CPL 0, as in a new session."""
+        words = self.sregs
+        return (
+            self.is_at_rest
+            and not self.view.in_l2
+            and not self.view.in_smm
+            and words["cr0"] & _PAGED == _PAGED
+            and words["cr4"] & Cr4.PAE != 0
+            and words["efer"] & _LONG == _LONG
+            and words["cs.l"] == 1
+            and words["cs.dpl"] == words["ss.dpl"] == 0
+            and not self.regs["rflags"] & (Rflags.VM | Rflags.TF)
+            and self.regs["rip"] < _CANONICAL
+        )
