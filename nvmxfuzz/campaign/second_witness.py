@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.errors import InputError
-from nvmxfuzz.inputs.case import CaseKind, MigrationCase, WorldCase
+from nvmxfuzz.inputs.case import CaseKind, MigrationCase, SessionCase, WorldCase
+from nvmxfuzz.inputs.world import parameters_of, world_on
 from nvmxfuzz.machine.profile import DEFAULT_PROFILE, profile_names
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def with_target(
         return _with_real_msrs(harness, target)
     if harness.kind == "migration":
         return _with_real_migrations(harness, target)
+    if harness.kind == "session":
+        return _on_real_sessions(harness, target)
     from nvmxfuzz.targets import python_model
     from nvmxfuzz.targets.registry import target_named
 
@@ -108,6 +111,23 @@ def _with_real_msrs(harness: Harness, target: str) -> Harness:
     )
 
 
+def _on_real_sessions(harness: Harness, target: str) -> Harness:
+    # In this process too: what KVM does not return from is a result.
+    from nvmxfuzz.oracles.kvm_session import agreement
+    from nvmxfuzz.oracles.session_play import Stage, play
+    from nvmxfuzz.targets.kvm_native.session import session_witness
+    from nvmxfuzz.targets.session_model import ModelSessions
+
+    kernel = _real_kernel(target, harness.name)
+    stage = Stage(session_witness(kernel))
+    return replace(
+        harness,
+        run=partial(play, stage),
+        oracles=(*harness.oracles, agreement(Stage(ModelSessions(kernel)), stage)),
+        home=partial(on_plain_world, kernel),
+    )
+
+
 def _real_kernel(target: str, harness: str) -> str:
     """Return the kernel of a target that is the real KVM and nothing else."""
     from nvmxfuzz.targets.kvm_native.config import KERNEL_OF
@@ -116,7 +136,7 @@ def _real_kernel(target: str, harness: str) -> str:
     target_named(target)
     if target not in KERNEL_OF:
         raise InputError(
-            f"target {target} has no vCPU whose capability MSRs could be restored: the targets of "
+            f"target {target} has no vCPU that userspace could make ioctls of: the targets of "
             f"{harness} are {', '.join(KERNEL_OF)}"
         )
     return KERNEL_OF[target]
@@ -145,6 +165,18 @@ def _with_real_migrations(harness: Harness, target: str) -> Harness:
         always=(*harness.always, agreement(migrator(kernel), kernel)),
         home=partial(on_kernel, kernel),
     )
+
+
+def on_plain_world(kernel: str, case: WorldCase) -> WorldCase:
+    """Return a session on the usual processor, with and without EPT and unrestricted guests.
+
+    Another world costs as much as a hundred sessions in the last one.
+    """
+    if not isinstance(case, SessionCase):
+        return case
+    plain = world_on(DEFAULT_PROFILE, kernel)
+    kept = {name: case.world.parameter(name) for name in ("ept", "unrestricted_guest")}
+    return replace(case, world=replace(plain, parameters=parameters_of(kept)))
 
 
 def _with_processor(harness: Harness, target: Target) -> Harness:

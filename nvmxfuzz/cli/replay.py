@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.campaign.memory import memory_bound, memory_uncounted
@@ -21,6 +21,7 @@ from nvmxfuzz.cli.streams import complain
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.load import load_vector
 from nvmxfuzz.machine.outside import printable
+from nvmxfuzz.oracles.session_play import Run
 from nvmxfuzz.targets.registry import all_targets
 from nvmxfuzz.triage.vectors import mismatches
 
@@ -138,7 +139,9 @@ def _case_again(file: Path, target: str | None) -> tuple[str, ...]:
     harness = _harness(harness_file(kind), target if compares(target, kind) else None)
     findings = harness.examine(vector.case)
     fired = (f"{finding.identity}: {finding.message}" for finding in findings)
-    return (*mismatches(vector), *fired)
+    # What KVM does in a session is told of KVM itself: the model does not know all of it.
+    played = cast("Run", harness.run) if kind == "session" and target is not None else None
+    return (*mismatches(vector, played), *fired)
 
 
 def _finding_again(stored: StoredFinding, target: str | None) -> tuple[str, ...]:

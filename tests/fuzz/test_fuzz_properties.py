@@ -13,14 +13,21 @@ from hypothesis import strategies as st
 from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.campaign.plan import ROOT, load_harness
 from nvmxfuzz.inputs.codec import encode
-from nvmxfuzz.inputs.strategies import config_cases, entry_cases, migration_cases, restore_cases
+from nvmxfuzz.inputs.strategies import (
+    config_cases,
+    entry_cases,
+    migration_cases,
+    restore_cases,
+    session_cases,
+)
 
 FUZZ = ROOT / "fuzz"
 VM_ENTRY = load_harness(FUZZ / "vm_entry.py")
 CAPABILITY_CONFIG = load_harness(FUZZ / "capability_config.py")
 CAPABILITY_RESTORE = load_harness(FUZZ / "capability_restore.py")
 MIGRATION = load_harness(FUZZ / "migration.py")
-HARNESSES = (VM_ENTRY, CAPABILITY_CONFIG, CAPABILITY_RESTORE, MIGRATION)
+SESSION = load_harness(FUZZ / "session.py")
+HARNESSES = (VM_ENTRY, CAPABILITY_CONFIG, CAPABILITY_RESTORE, MIGRATION, SESSION)
 
 PROFILE = settings(
     max_examples=100,
@@ -59,6 +66,12 @@ def test_nothing_is_found_on_a_restore(case: object) -> None:
 @given(migration_cases())
 def test_nothing_is_found_on_a_migration(case: object) -> None:
     assert sentences(MIGRATION, encode(case)) == []  # type: ignore[arg-type]
+
+
+@PROFILE
+@given(session_cases())
+def test_nothing_is_found_on_a_session(case: object) -> None:
+    assert sentences(SESSION, encode(case)) == []  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("harness", HARNESSES, ids=lambda harness: harness.name)

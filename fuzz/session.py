@@ -1,0 +1,23 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
+"""Sessions: whatever L1, L2, SMM and userspace do in whatever order, KVM keeps its promises."""
+
+from nvmxfuzz.campaign.harness import Harness
+from nvmxfuzz.campaign.session_sites import SESSION_SITES, played_on_model, session_verdicts
+from nvmxfuzz.campaign.worker import main
+from nvmxfuzz.oracles.session_oracles import ALWAYS, OTHERS
+
+HARNESS = Harness(
+    name="session",
+    kind="session",
+    run=played_on_model,
+    arguments=lambda case: (case,),
+    verdicts=session_verdicts,
+    points=SESSION_SITES,
+    noun="sites",
+    oracles=OTHERS,
+    always=ALWAYS,
+)
+
+if __name__ == "__main__":
+    main(HARNESS)
