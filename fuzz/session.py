@@ -5,7 +5,7 @@
 from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.campaign.session_sites import SESSION_SITES, played_on_model, session_verdicts
 from nvmxfuzz.campaign.worker import main
-from nvmxfuzz.oracles.session_oracles import ALWAYS, OTHERS
+from nvmxfuzz.oracles.session.oracles import ALWAYS, OTHERS
 
 HARNESS = Harness(
     name="session",

@@ -113,8 +113,8 @@ def _with_real_msrs(harness: Harness, target: str) -> Harness:
 
 def _on_real_sessions(harness: Harness, target: str) -> Harness:
     # In this process too: what KVM does not return from is a result.
-    from nvmxfuzz.oracles.kvm_session import agreement
-    from nvmxfuzz.oracles.session_play import Stage, play
+    from nvmxfuzz.oracles.session.play import Stage, play
+    from nvmxfuzz.oracles.session.with_model import agreement
     from nvmxfuzz.targets.kvm_native.session import session_witness
     from nvmxfuzz.targets.session_model import ModelSessions
 

@@ -10,8 +10,8 @@ from typing import Final
 from nvmxfuzz.campaign.config_sites import SiteVerdicts
 from nvmxfuzz.inputs.case import SESSION_KERNELS, SessionCase
 from nvmxfuzz.inputs.session_steps import EXITS, STEP_KINDS, SessionStep, StepKind
-from nvmxfuzz.oracles.session_play import Moment, Played, Stage, play
-from nvmxfuzz.oracles.session_witness import VcpuView
+from nvmxfuzz.oracles.session.play import Moment, Played, Stage, play
+from nvmxfuzz.oracles.session.witness import VcpuView
 from nvmxfuzz.targets.session_model import ModelSessions
 
 _WHO: Final = ("L1", "L2", "SMM", "SMM over L2")

@@ -21,7 +21,7 @@ from nvmxfuzz.cli.streams import complain
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.load import load_vector
 from nvmxfuzz.machine.outside import printable
-from nvmxfuzz.oracles.session_play import Run
+from nvmxfuzz.oracles.session.play import Run
 from nvmxfuzz.targets.registry import all_targets
 from nvmxfuzz.triage.vectors import mismatches
 

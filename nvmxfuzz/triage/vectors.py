@@ -20,8 +20,8 @@ from nvmxfuzz.kvm.hardware_setup import hardware_setup
 from nvmxfuzz.oracles.config.capability_config import loading_of
 from nvmxfuzz.oracles.migration import cases as migration_cases
 from nvmxfuzz.oracles.restore.case import breaches
-from nvmxfuzz.oracles.session_oracles import breaches as session_breaches
-from nvmxfuzz.oracles.session_play import Run
+from nvmxfuzz.oracles.session.oracles import breaches as session_breaches
+from nvmxfuzz.oracles.session.play import Run
 
 
 def mismatches(vector: Vector, played: Run | None = None) -> tuple[str, ...]:

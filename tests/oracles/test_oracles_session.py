@@ -15,11 +15,11 @@ from nvmxfuzz.inputs.session_steps import MSRS, SessionStep, session_step
 from nvmxfuzz.inputs.world import World, world_on
 from nvmxfuzz.kvm.guest_state_valid import guest_segments_valid
 from nvmxfuzz.machine.profile import load_profile
-from nvmxfuzz.oracles.session_oracles import ALWAYS, BREACHES, OTHERS, breaches
-from nvmxfuzz.oracles.session_play import Stage, play
-from nvmxfuzz.oracles.session_seen import is_executed, segments
-from nvmxfuzz.oracles.session_state import State
-from nvmxfuzz.oracles.session_witness import PLACE_ADDRESSES, StepResult, VcpuView
+from nvmxfuzz.oracles.session.oracles import ALWAYS, BREACHES, OTHERS, breaches
+from nvmxfuzz.oracles.session.play import Stage, play
+from nvmxfuzz.oracles.session.seen import is_executed, segments
+from nvmxfuzz.oracles.session.state import State
+from nvmxfuzz.oracles.session.witness import PLACE_ADDRESSES, StepResult, VcpuView
 
 KERNEL = "6.12"
 NO_POINTER = (1 << 64) - 1

@@ -16,9 +16,9 @@ from nvmxfuzz.inputs.expectation import BreachExpectation
 from nvmxfuzz.inputs.load import load_vector
 from nvmxfuzz.inputs.random_session import random_session
 from nvmxfuzz.inputs.world import world_on
-from nvmxfuzz.oracles.known_session import KNOWN, known
-from nvmxfuzz.oracles.session_oracles import BREACHES
-from nvmxfuzz.oracles.session_play import Stage, play
+from nvmxfuzz.oracles.session.known import KNOWN, known
+from nvmxfuzz.oracles.session.oracles import BREACHES
+from nvmxfuzz.oracles.session.play import Stage, play
 from nvmxfuzz.targets.kvm_native.session import KvmSessions
 from nvmxfuzz.triage.vectors import mismatches
 

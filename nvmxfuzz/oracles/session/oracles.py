@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
 from nvmxfuzz.inputs.case import SessionCase
-from nvmxfuzz.oracles import session_again as again
-from nvmxfuzz.oracles import session_seen as seen
 from nvmxfuzz.oracles.finding import Finding
-from nvmxfuzz.oracles.known_session import known
-from nvmxfuzz.oracles.msr_offer import Found
 from nvmxfuzz.oracles.oracle import Oracle
-from nvmxfuzz.oracles.session_play import Played, Run
+from nvmxfuzz.oracles.restore.offer import Found
+from nvmxfuzz.oracles.session import again, seen
+from nvmxfuzz.oracles.session.known import known
+from nvmxfuzz.oracles.session.play import Played, Run
 
 Breaches: TypeAlias = Callable[[Played], Iterator[Found]]
 

@@ -18,8 +18,8 @@ from nvmxfuzz.arch.instruction_errors import InstructionError as Error
 from nvmxfuzz.arch.registers import Cr4
 from nvmxfuzz.inputs.session_steps import SessionStep
 from nvmxfuzz.machine.processor import NO_POINTER
-from nvmxfuzz.oracles.session_state import State
-from nvmxfuzz.oracles.session_witness import PLACE_ADDRESSES
+from nvmxfuzz.oracles.session.state import State
+from nvmxfuzz.oracles.session.witness import PLACE_ADDRESSES
 
 DONE: Final = "done"
 ENTRY: Final = "entry"

@@ -9,11 +9,11 @@ from typing import Final
 
 from nvmxfuzz.inputs.session_steps import MSRS, STEP_BY_NAME, VCPUS, SessionStep, session_step
 from nvmxfuzz.inputs.world import World, parameters_of
-from nvmxfuzz.oracles.msr_offer import Found
-from nvmxfuzz.oracles.session_play import Moment, Played
-from nvmxfuzz.oracles.session_seen import is_executed, name_of
-from nvmxfuzz.oracles.session_state import State
-from nvmxfuzz.oracles.session_witness import VcpuView
+from nvmxfuzz.oracles.restore.offer import Found
+from nvmxfuzz.oracles.session.play import Moment, Played
+from nvmxfuzz.oracles.session.seen import is_executed, name_of
+from nvmxfuzz.oracles.session.state import State
+from nvmxfuzz.oracles.session.witness import VcpuView
 
 _PASSING: Final = frozenset({"IA32_TSC", "preemption_timer_deadline", "exception_payload"})
 """What goes on by itself, or means nothing unless something else says so."""

@@ -6,8 +6,8 @@ from __future__ import annotations
 from nvmxfuzz.inputs.case import SessionCase
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.oracle import Oracle
-from nvmxfuzz.oracles.session_agreement import AGREEMENT, compare_session
-from nvmxfuzz.oracles.session_play import Run, Stage
+from nvmxfuzz.oracles.session.agreement import AGREEMENT, compare_session
+from nvmxfuzz.oracles.session.play import Run, Stage
 
 
 def agreement(model: Stage, real: Stage) -> Oracle[SessionCase, Run]:

@@ -20,12 +20,12 @@ from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.processor import Processor
 from nvmxfuzz.machine.profile import Profile
 from nvmxfuzz.machine.vmcs import Vmcs
-from nvmxfuzz.oracles.known_kvm import tables_of
-from nvmxfuzz.oracles.kvm_l1 import unmet
-from nvmxfuzz.oracles.kvm_tables import KvmTables
-from nvmxfuzz.oracles.msr_witness import ModelMsrs
-from nvmxfuzz.oracles.session_state import State
-from nvmxfuzz.oracles.worlds import msr_world
+from nvmxfuzz.oracles.kvm.known import tables_of
+from nvmxfuzz.oracles.kvm.l1 import unmet
+from nvmxfuzz.oracles.kvm.tables import KvmTables
+from nvmxfuzz.oracles.restore.witness import ModelMsrs
+from nvmxfuzz.oracles.restore.worlds import msr_world
+from nvmxfuzz.oracles.session.state import State
 
 _MOV_SS: Final = 1
 

@@ -12,11 +12,11 @@ from nvmxfuzz.arch.registers import Cr0, Cr4, Efer
 from nvmxfuzz.inputs.session_steps import STEP_BY_NAME, SessionStep
 from nvmxfuzz.kvm.guest_state_valid import guest_segments_valid
 from nvmxfuzz.machine.outcome import ENTERED
-from nvmxfuzz.oracles.msr_offer import Found
-from nvmxfuzz.oracles.session_entry import entry_outcomes
-from nvmxfuzz.oracles.session_instructions import ENTRY, Doubts, permitted
-from nvmxfuzz.oracles.session_play import Moment, Played
-from nvmxfuzz.oracles.session_state import State
+from nvmxfuzz.oracles.restore.offer import Found
+from nvmxfuzz.oracles.session.entry import entry_outcomes
+from nvmxfuzz.oracles.session.instructions import ENTRY, Doubts, permitted
+from nvmxfuzz.oracles.session.play import Moment, Played
+from nvmxfuzz.oracles.session.state import State
 
 _BY_DESIGN: Final = frozenset(
     {

@@ -8,7 +8,7 @@ from typing import Final
 from nvmxfuzz.arch.registers import Cr0, Cr4, Efer, Rflags
 from nvmxfuzz.inputs.session_steps import MSRS
 from nvmxfuzz.machine.processor import NO_POINTER
-from nvmxfuzz.oracles.session_witness import VcpuView
+from nvmxfuzz.oracles.session.witness import VcpuView
 
 _PENDING: Final = (
     *("exception.injected", "exception.pending", "interrupt.injected", "nmi.injected"),

@@ -11,7 +11,7 @@ import re
 from functools import cache
 from typing import Final
 
-from nvmxfuzz.oracles.known_restore import KnownBreach
+from nvmxfuzz.oracles.restore.known import KnownBreach
 
 _BOTH: Final = ("6.1", "6.12")
 

@@ -10,8 +10,8 @@ from typing import TypeAlias
 from nvmxfuzz.inputs.case import SessionCase
 from nvmxfuzz.inputs.session_steps import VCPUS, SessionStep
 from nvmxfuzz.inputs.world import World
-from nvmxfuzz.oracles.msr_witness import WitnessStoppedError
-from nvmxfuzz.oracles.session_witness import SessionWitness, StepResult, VcpuView
+from nvmxfuzz.oracles.restore.witness import WitnessStoppedError
+from nvmxfuzz.oracles.session.witness import SessionWitness, StepResult, VcpuView
 
 
 @dataclass(frozen=True, slots=True)
