@@ -15,7 +15,7 @@ from nvmxfuzz.oracles.migration.cases import Migrator, model_side
 from nvmxfuzz.oracles.restore.witness import WitnessStoppedError
 from nvmxfuzz.targets.kvm_native import ioctl_numbers as io
 from nvmxfuzz.targets.kvm_native import structures as s
-from nvmxfuzz.targets.kvm_native.agreement.witness import how_it_ended
+from nvmxfuzz.targets.kvm_native.agreement.ending import how_it_ended
 from nvmxfuzz.targets.kvm_native.build.objects import find_object, usable
 from nvmxfuzz.targets.kvm_native.direct import Ran, l1_of
 from nvmxfuzz.targets.kvm_native.library import Library

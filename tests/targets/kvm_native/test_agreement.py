@@ -34,9 +34,10 @@ from nvmxfuzz.machine.vmcs import Vmcs
 from nvmxfuzz.oracles.kvm.l1 import unmet
 from nvmxfuzz.oracles.kvm.model import Both, RealEntry, agreement, compare
 from nvmxfuzz.targets.kvm_native.agreement.configuration import Configuration
+from nvmxfuzz.targets.kvm_native.agreement.launch import Launch
 from nvmxfuzz.targets.kvm_native.agreement.random_case import random_configuration, random_launch
 from nvmxfuzz.targets.kvm_native.agreement.random_vmcs import ALL
-from nvmxfuzz.targets.kvm_native.agreement.witness import EntryWitness, Launch
+from nvmxfuzz.targets.kvm_native.agreement.witness import EntryWitness
 from nvmxfuzz.targets.kvm_native.build.objects import BuiltObject
 from nvmxfuzz.targets.kvm_native.errors import IoctlError
 from nvmxfuzz.targets.kvm_native.library import Library

@@ -14,6 +14,7 @@ from nvmxfuzz.machine.outcome import ENTERED, Outcome, exit_on_entry, fail_valid
 from nvmxfuzz.machine.processor import NO_POINTER, Processor
 from nvmxfuzz.machine.profile import Profile, load_profile
 from nvmxfuzz.targets.kvm_native.agreement.configuration import Configuration, CpuidEdit
+from nvmxfuzz.targets.kvm_native.agreement.launch import Launch
 from nvmxfuzz.targets.kvm_native.agreement.random_vmcs import (
     ALL,
     LINKED,
@@ -23,7 +24,6 @@ from nvmxfuzz.targets.kvm_native.agreement.random_vmcs import (
     random_pat,
     random_vmcs,
 )
-from nvmxfuzz.targets.kvm_native.agreement.witness import Launch
 from nvmxfuzz.targets.kvm_native.vmcs12 import REVISION, SHADOW
 
 _HOSTS: Final = (

@@ -9,45 +9,47 @@ compared is VM entry alone. L1's memory is zero where a case says nothing.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 from nvmxfuzz.arch import msr
 from nvmxfuzz.arch.controls import VmEntry
-from nvmxfuzz.arch.events import InterruptionInfo, Vector
 from nvmxfuzz.arch.exit_reasons import ExitReason
 from nvmxfuzz.arch.fields import FIELD_BY_NAME
-from nvmxfuzz.arch.registers import Cr4, Efer, Rflags
+from nvmxfuzz.arch.registers import Rflags
 from nvmxfuzz.kvm.entry_behaviour import entry_behaviour
-from nvmxfuzz.kvm.entry_run import FAIL_ENTRY, INTERNAL_ERROR, TRIPLE_FAULT, VM_BUGGED, NestedEntry
+from nvmxfuzz.kvm.entry_run import TRIPLE_FAULT, VM_BUGGED, NestedEntry
 from nvmxfuzz.kvm.nested_enter import vm_entry
 from nvmxfuzz.kvm.vcpu import EntryRequest, Kvm, L1State, NestedState
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.memory import Memory
 from nvmxfuzz.machine.outcome import (
     ENTERED,
-    FAIL_INVALID,
     Outcome,
     exit_on_entry,
     fail_valid,
-    fault,
 )
-from nvmxfuzz.machine.processor import NO_POINTER, Processor
+from nvmxfuzz.machine.processor import NO_POINTER
 from nvmxfuzz.machine.profile import Profile, load_profile, profile_names
 from nvmxfuzz.machine.vmcs import Vmcs
 from nvmxfuzz.oracles.kvm.model import Both, Model, NoEntry, RealEntry
 from nvmxfuzz.targets.kvm_native import l1, native
 from nvmxfuzz.targets.kvm_native.agreement.configuration import Configuration
+from nvmxfuzz.targets.kvm_native.agreement.ending import (
+    BASIC_REASON,
+    DEATHS,
+    answer,
+    how_it_ended,
+    lacks_root,
+    registers,
+)
+from nvmxfuzz.targets.kvm_native.agreement.launch import Launch, Scripted, loads
 from nvmxfuzz.targets.kvm_native.agreement.loaded import Loaded, load, with_places
 from nvmxfuzz.targets.kvm_native.build.objects import find_object
-from nvmxfuzz.targets.kvm_native.direct import Ran, l1_of
+from nvmxfuzz.targets.kvm_native.direct import l1_of
 from nvmxfuzz.targets.kvm_native.errors import IoctlError
-from nvmxfuzz.targets.kvm_native.judged import refused
 from nvmxfuzz.targets.kvm_native.library import Library
 from nvmxfuzz.targets.kvm_native.port import (
-    VMCALL,
-    Answer,
     FailedEntry,
     PortEntry,
     PortFailed,
@@ -61,10 +63,7 @@ RIP: Final = 0x1000
 RSP: Final = 0x7000
 """Where `nvmx_reset_l1` lets L1 be."""
 
-_TRIPLE_FAULT_REQUEST: Final = 1 << 10
-_PENDING: Final = 0x100
 _ENTRY_FAILURE: Final = 1 << 31
-_BASIC_REASON: Final = 0xFFFF
 _RUNNABLE: Final = 0
 _L1_LEAVES: Final = FailedEntry(ExitReason.INVALID_STATE)
 """The one way back to user space behind which nothing is left to be done."""
@@ -78,34 +77,6 @@ _CLEARED: Final = {"vm_instruction_error": 0, "vm_exit_reason": 0, "exit_qualifi
 _MISC_ENABLE: Final = msr.MSR_IA32_MISC_ENABLE
 _NO_EPT_ROOT: Final = frozenset({"guest_cr3"})
 _EPT_ROOT: Final = frozenset({"ept_pointer"})
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """One VMLAUNCH or VMRESUME by L1.
-
-    `answers` are what the processor below says to the VM entries that KVM asks of it, in order;
-    without any, vmcs02 is prepared but not run. `memory` is (address, bytes), ascending.
-    """
-
-    vmcs12: Vmcs
-    processor: Processor = field(default_factory=Processor)
-    memory: tuple[tuple[int, bytes], ...] = ()
-    launch: bool = True
-    launched: bool = False
-    answers: tuple[Outcome, ...] = ()
-
-
-class Scripted:
-    """The processor below the model: the answers of a launch, in order, then willing."""
-
-    def __init__(self, answers: Sequence[Outcome]) -> None:
-        self._answers = iter(answers)
-
-    def enter(self, attempt: Attempt) -> Outcome:
-        """Return the next answer."""
-        del attempt
-        return next(self._answers, ENTERED)
 
 
 _MOST_READY: Final = 6
@@ -318,8 +289,8 @@ class EntryWitness:
             vmcs12=self._vmcs12(loaded),
             asked=tuple(self._asked),
             l1=None if ran.in_l2 else {"rflags": ran.rflags, "rip": ran.rip},
-            tsc_written=_loads(launch, _TSC_MSRS),
-            apic_written=_loads(launch, _APIC_MSRS),
+            tsc_written=loads(launch, _TSC_MSRS),
+            apic_written=loads(launch, _APIC_MSRS),
             roots=_EPT_ROOT if loaded.kvm.params.ept else _NO_EPT_ROOT,
         )
         # A value of 0 is the way to user space, where L2 halts without a local APIC in the kernel.
@@ -351,11 +322,11 @@ class EntryWitness:
             vmcs01=None if entered or died else self._l1_again,
             l1_ran=True,
             vmcs12=None if entered or died else self._vmcs12(loaded),
-            l1=None if entered or died else _registers(loaded),
+            l1=None if entered or died else registers(loaded),
         )
 
     def _end(self, loaded: Loaded, left: str) -> tuple[Outcome | None, str]:
-        died = _DEATHS.get(left.split()[0])
+        died = DEATHS.get(left.split()[0])
         if self._l2_ran:
             # What L2's own exit comes to, is no part of its VM entry.
             return ENTERED, ""
@@ -364,13 +335,13 @@ class EntryWitness:
             # L2 was to halt, its timer had run out, and it is that exit which aborts.
             self._died_behind = True
             return ENTERED, ""
-        if died == TRIPLE_FAULT and vmcs12.vm_exit_reason and _lacks_root(loaded):
+        if died == TRIPLE_FAULT and vmcs12.vm_exit_reason and lacks_root(loaded):
             # The entry is over, and L1 itself cannot go on.
             self._died_behind = True
         elif died is not None and (self._l1_again is None or died == VM_BUGGED):
             return None, died
         if vmcs12.vm_exit_reason & _ENTRY_FAILURE:
-            number = vmcs12.vm_exit_reason & _BASIC_REASON
+            number = vmcs12.vm_exit_reason & BASIC_REASON
             return exit_on_entry(number, vmcs12.exit_qualification), ""
         if vmcs12.vm_exit_reason:
             # L2 was to halt, or its timer had run out: KVM has ended it without a VM entry.
@@ -391,7 +362,7 @@ class EntryWitness:
             raise PortFailed("KVM asks for more VM entries than the case has answers")
         outcome = self._answers.pop(0)
         self._l2_ran = outcome == ENTERED and not self._in_dry_run
-        return asked.accept(_answer(outcome, self._asked[-1]))
+        return asked.accept(answer(outcome, self._asked[-1]))
 
     def _traces(self) -> tuple[tuple[tuple[str, str], ...], int]:
         reader = self.library.reader
@@ -446,67 +417,3 @@ class _Connected:
 
     def connect(self, library: Library, vcpu: int) -> None:
         """Leave it as it is."""
-
-
-_DEATHS: Final = {
-    "shutdown": TRIPLE_FAULT,
-    "internal-error": INTERNAL_ERROR,
-    "fail-entry": FAIL_ENTRY,
-    VM_BUGGED: VM_BUGGED,
-}
-
-
-def _answer(outcome: Outcome, vmcs: Vmcs) -> Answer:
-    """Return what the processor does where a VM entry ends so; L2, if entered, calls L1."""
-    if outcome != ENTERED:
-        return refused(outcome)
-    # The event is injected, and the VM exit says so.
-    injected = vmcs.vm_entry_intr_info_field & ~InterruptionInfo.VALID
-    return replace(VMCALL, fields={"vm_entry_intr_info_field": injected})
-
-
-def how_it_ended(ran: Ran) -> tuple[Outcome | None, str]:
-    """Return what nested_vmx_run() came to; where L1 sees no outcome, how the VM died instead."""
-    if ran.in_l2:
-        return ENTERED, ""
-    if ran.value == 0:
-        return None, INTERNAL_ERROR
-    if ran.requests & _TRIPLE_FAULT_REQUEST:
-        return None, TRIPLE_FAULT
-    if ran.exception & _PENDING and ran.exception & 0xFF != Vector.DB:
-        return fault(ran.exception & 0xFF), ""
-    if ran.rflags & Rflags.CF:
-        return FAIL_INVALID, ""
-    if ran.rflags & Rflags.ZF:
-        return fail_valid(ran.instruction_error), ""
-    return exit_on_entry(ran.exit_reason & _BASIC_REASON, ran.exit_qualification), ""
-
-
-def _lacks_root(loaded: Loaded) -> bool:
-    """Whether L1's page tables begin beyond its memory: KVM without EPT needs them to run L1."""
-    if loaded.kvm.params.ept:
-        return False
-    sregs = loaded.made.vcpu.get_sregs2()
-    roots: tuple[int, ...] = (sregs.cr3,)
-    if sregs.cr4 & Cr4.PAE and not sregs.efer & Efer.LMA:
-        roots = tuple(pdpte for pdpte in sregs.pdptrs if pdpte & 1)
-    return any(root >= RAM for root in roots)
-
-
-def _registers(loaded: Loaded) -> Mapping[str, int]:
-    sregs = loaded.made.vcpu.get_sregs()
-    regs = loaded.made.vcpu.get_regs()
-    found = {name: getattr(sregs, name) for name in ("cr0", "cr3", "cr4", "efer")}
-    return {**found, "rflags": regs.rflags, "rsp": regs.rsp}
-
-
-def _loads(launch: Launch, msrs: frozenset[int]) -> bool:
-    """Tell whether an MSR list may load one of these."""
-    memory = Memory(launch.memory)
-    vmcs = launch.vmcs12.__dict__
-    for name in ("vm_entry_msr_load", "vm_exit_msr_load"):
-        for number in range(min(vmcs[f"{name}_count"], 20)):
-            at = vmcs[f"{name}_addr"] + 16 * number
-            if int.from_bytes(memory.read(at, 4), "little") in msrs:
-                return True
-    return False
