@@ -304,8 +304,8 @@ Verdict: TypeAlias = str | tuple[str, int]
 def without(check: str, function: Callable[..., Verdict]) -> Callable[..., Verdict]:
     """Return the function as if it did not make one of its checks."""
 
-    def faulty(*arguments: object) -> Verdict:
-        verdict = function(*arguments)
+    def faulty(*arguments: object, **named: object) -> Verdict:
+        verdict = function(*arguments, **named)
         if verdict == check:
             return ""
         return ("", 0) if isinstance(verdict, tuple) and verdict[0] == check else verdict
