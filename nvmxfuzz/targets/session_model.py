@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The model of KVM as a witness of sessions: `oracles.session_witness.SessionWitness`.
+"""The model of KVM as a witness of sessions: `oracles.session.witness.SessionWitness`.
 
 What the model does not know ends a session: `do` says so in `stopped`, with `NOT_MODELLED` first.
 """

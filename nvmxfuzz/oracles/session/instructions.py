@@ -3,7 +3,7 @@
 
 SDM: "VMX Instructions", "VM Instruction Error Numbers". An outcome is told as `StepResult` tells
 it. What is not known here, because what decides it cannot be seen, is None. What a VM entry comes
-to that gets as far as the checks of the VMCS is a matter of `session_entry`.
+to that gets as far as the checks of the VMCS is a matter of `entry`.
 """
 
 from __future__ import annotations

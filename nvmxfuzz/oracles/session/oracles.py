@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The oracles over sessions. Each reports the first breach that `known_session` does not know."""
+"""The oracles over sessions. Each reports the first breach that `known` does not know."""
 
 from __future__ import annotations
 

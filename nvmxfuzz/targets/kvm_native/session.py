@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The real KVM as a witness of sessions: `oracles.session_witness.SessionWitness`.
+"""The real KVM as a witness of sessions: `oracles.session.witness.SessionWitness`.
 
 A world is loaded once, and a snapshot of it restored for each session. What is executed by the
 guest is told by the VM exits that it causes; userspace makes its ioctls as ever.
