@@ -15,6 +15,7 @@ from typing import Final
 from nvmxfuzz.arch.exit_reasons import ExitReason
 from nvmxfuzz.arch.fields import FIELDS
 from nvmxfuzz.arch.registers import Cr0, Cr4, Efer, Rflags
+from nvmxfuzz.arch.smram import SMRAM
 from nvmxfuzz.inputs.session_steps import SessionStep
 from nvmxfuzz.kvm.nested_instructions import SHADOW_FIELDS_RW
 from nvmxfuzz.kvm.set_registers import Segment
@@ -361,37 +362,9 @@ def rsm(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
     return replace(result, outcome=f"fault {queued.vector}")
 
 
-_SEGMENTS: Final = {"cs": 0xFE10, "ss": 0xFE20, "tr": 0xFE90, "ldtr": 0xFE70}
-_PARTS: Final = {"selector": (0, 2), "attributes": (2, 2), "limit": (4, 4), "base": (8, 8)}
-_SMRAM: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
-    {
-        "smbase": (0xFF00, 4),
-        "cr0": (0xFF58, 8),
-        "cr3": (0xFF50, 8),
-        "cr4": (0xFF48, 8),
-        "efer": (0xFED0, 8),
-        "rflags": (0xFF70, 8),
-        "rip": (0xFF78, 8),
-        "rsp": (0xFFD8, 8),
-        "rax": (0xFFF8, 8),
-        "dr6": (0xFF68, 8),
-        "dr7": (0xFF60, 8),
-        "auto_hlt_restart": (0xFEC9, 1),
-        "svm_guest_flag": (0xFED8, 8),
-        "io_restart": (0xFEC8, 1),
-        "nmi_masked": (0xFECA, 1),
-        **{
-            f"{name}_{part}": (start + offset, size)
-            for name, start in _SEGMENTS.items()
-            for part, (offset, size) in _PARTS.items()
-        },
-    }
-)
-
-
 def smram_write(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
     """Edit the saved state where SMBASE says that it is."""
-    offset, size = _SMRAM[step.chosen("field")]
+    offset, size = SMRAM[step.chosen("field")]
     old = machine.memory.read_int(vmx.smbase + offset, size)
     if old is None:
         return StepResult(outcome="unbacked")
