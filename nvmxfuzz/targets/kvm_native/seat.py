@@ -64,6 +64,8 @@ _ENTERED: Final = observed(ENTERED)
 _ENTRY_FAILURE: Final = 1 << 31
 _BASIC_REASON: Final = 0xFFFF
 _PENDING: Final = 0x100
+_L2_BEGAN: Final = frozenset({int(ExitReason.VMCALL), int(ExitReason.PREEMPTION_TIMER)})
+"""VM exits of an L2 that has begun: what each does, and a timer that runs out while it halts."""
 _VMLAUNCH_EXIT: Final = {
     **l1.VMLAUNCH.writes(),
     "guest_rip": 0x1000,
@@ -354,7 +356,7 @@ class Seat:
         exited = _exit(ran.exit_reason, ran.exit_qualification)
         if exited is not None:
             return exited
-        if ran.exit_reason & _BASIC_REASON == ExitReason.VMCALL:
+        if ran.exit_reason & _BASIC_REASON in _L2_BEGAN:
             return ENTERED
         return _failure(ran.rflags, ran.instruction_error)
 
