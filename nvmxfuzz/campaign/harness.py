@@ -27,7 +27,7 @@ from nvmxfuzz.inputs.rebase import rebase
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.oracle import Oracle
 
-SAMPLE_OF = 128
+SAMPLE_OF = 256
 """Of the inputs without new behaviour, one in so many meets the oracles. A power of two."""
 
 WITNESS_ERRORS = (
