@@ -46,7 +46,7 @@ _OF_KERNEL = {
 
 @dataclass(frozen=True, slots=True)
 class SiteVerdicts:
-    """The sites of one kernel were asked; those that fired count as broken."""
+    """The sites that could fire were asked; those that fired count as broken."""
 
     asked: int
     broken: tuple[int, ...]

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from nvmxfuzz.campaign.config_sites import SiteVerdicts
 from nvmxfuzz.inputs.case import MigrationCase
 from nvmxfuzz.kvm.msr_behaviour import EMULATED_VMX_MSRS
 from nvmxfuzz.oracles.migration.carrier import Entry
@@ -27,15 +27,6 @@ SITES = (
 
 _INDEX = {site: number for number, site in enumerate(SITES)}
 _ALL = (1 << len(SITES)) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class SiteVerdicts:
-    """All sites were asked; those that fired count as broken."""
-
-    asked: int
-    broken: tuple[int, ...]
-    unknown: tuple[int, ...] = ()
 
 
 def migration_verdicts(_case: MigrationCase, tried: Tried | None) -> SiteVerdicts:

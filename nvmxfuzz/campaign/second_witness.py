@@ -143,7 +143,7 @@ def _real_kernel(target: str, harness: str) -> str:
 
 
 def on_kernel(kernel: str, case: WorldCase) -> WorldCase:
-    """Return a case of one world in a world of that kernel, or a migration to it unless from it."""
+    """Return a case of one world on that kernel, or a migration that has it at one end."""
     if not isinstance(case, MigrationCase) and case.world.kernel != kernel:
         return replace(case, world=replace(case.world, kernel=kernel))
     if isinstance(case, MigrationCase) and kernel not in (

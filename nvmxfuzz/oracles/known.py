@@ -2,7 +2,7 @@
 """What a known difference is: a place where a target is known to differ from the rules, and why.
 
 An entry covers exactly its condition: what it covers the target does differently each time, and
-beside it the target does as the rules say. `known_bochs` and `known_kvm` have the entries,
+beside it the target does as the rules say. `bochs.known` and `kvm.known` have the entries,
 `corpus/known` has for each a case that still shows it, and `corrected` judges with them.
 """
 

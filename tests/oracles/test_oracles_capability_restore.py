@@ -19,9 +19,10 @@ from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.case import RestoreCase
 from nvmxfuzz.inputs.load import load_case
 from nvmxfuzz.kvm.msr_behaviour import MSR_KERNELS
+from nvmxfuzz.oracles.known_breach import KnownBreach
 from nvmxfuzz.oracles.restore.capability_restore import BREACHES, ORACLES
 from nvmxfuzz.oracles.restore.case import prepared
-from nvmxfuzz.oracles.restore.known import KNOWN, KnownBreach, known
+from nvmxfuzz.oracles.restore.known import KNOWN, known
 from nvmxfuzz.oracles.restore.sequences import sequence, values_of, world
 from nvmxfuzz.oracles.restore.witness import (
     ModelMsrs,
@@ -35,7 +36,7 @@ VECTORS: Final = Path(__file__).parents[2] / "corpus" / "vectors" / "capability-
 OTHERS = ("6.1", "6.12")
 
 
-def shown(entry: KnownBreach, kernel: str) -> RestoreCase:
+def shown(entry: KnownBreach[str], kernel: str) -> RestoreCase:
     """Return the vector of a known breach, in a world of that kernel."""
     (path,) = VECTORS.glob(f"{entry.oracle}/{entry.name}.toml")
     case = load_case(path.read_bytes(), path.name)
@@ -44,7 +45,7 @@ def shown(entry: KnownBreach, kernel: str) -> RestoreCase:
     return replace(case, world=replace(case.world, kernel=kernel))
 
 
-def names_shown(entry: KnownBreach, steps: Sequence, witness: MsrWitness) -> Iterator[str]:
+def names_shown(entry: KnownBreach[str], steps: Sequence, witness: MsrWitness) -> Iterator[str]:
     for site, _ in BREACHES[entry.oracle](steps, witness):
         covered = known(entry.oracle, site, witness.kernel)
         assert covered is not None, site
@@ -56,7 +57,7 @@ def names_shown(entry: KnownBreach, steps: Sequence, witness: MsrWitness) -> Ite
     [(entry, kernel) for entry in KNOWN for kernel in entry.kernels],
     ids=lambda given: given.name if isinstance(given, KnownBreach) else given,
 )
-def test_each_known_breach_is_still_there(entry: KnownBreach, kernel: str) -> None:
+def test_each_known_breach_is_still_there(entry: KnownBreach[str], kernel: str) -> None:
     lived = prepared(shown(entry, kernel))
     assert lived.witness.loaded.errno == 0
     assert entry.name in set(names_shown(entry, lived.steps, lived.witness))

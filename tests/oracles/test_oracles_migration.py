@@ -24,10 +24,11 @@ from nvmxfuzz.kvm.host import DEFAULT_PARAMS, HostCpu
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.memory import Memory
 from nvmxfuzz.machine.profile import Profile, load_profile
+from nvmxfuzz.oracles.known_breach import KnownBreach
 from nvmxfuzz.oracles.migration.carrier import Carried, Carrier, Entry, Side
 from nvmxfuzz.oracles.migration.cases import Migrator, breaches, migrate
 from nvmxfuzz.oracles.migration.entry import attempt_on, everything, nothing
-from nvmxfuzz.oracles.migration.known import ADDRESS_CHECKS, KNOWN, KnownMigration, known
+from nvmxfuzz.oracles.migration.known import ADDRESS_CHECKS, KNOWN, Pair, known
 from nvmxfuzz.oracles.migration.model_side import ModelSide
 from nvmxfuzz.oracles.migration.oracles import BREACHES, ORACLES
 from nvmxfuzz.oracles.migration.tries import (
@@ -328,7 +329,7 @@ def shown(name: str, pair: tuple[str, str]) -> Tried:
 
 
 @pytest.mark.parametrize("entry", KNOWN, ids=[entry.name for entry in KNOWN])
-def test_a_known_breach_is_still_there(entry: KnownMigration) -> None:
+def test_a_known_breach_is_still_there(entry: KnownBreach[Pair]) -> None:
     for pair in entry.kernels:
         what = shown(entry.name, pair)
         seen = [
@@ -338,7 +339,7 @@ def test_a_known_breach_is_still_there(entry: KnownMigration) -> None:
 
 
 @pytest.mark.parametrize("entry", KNOWN, ids=[entry.name for entry in KNOWN])
-def test_a_known_breach_has_a_vector_and_a_page(entry: KnownMigration) -> None:
+def test_a_known_breach_has_a_vector_and_a_page(entry: KnownBreach[Pair]) -> None:
     file = ROOT / "corpus/vectors/migration" / entry.oracle / f"{entry.name}.toml"
     case = load_case(file.read_bytes(), str(file))
     assert isinstance(case, MigrationCase)

@@ -3,7 +3,7 @@
 
 Most of it is by design: KVM checks itself what protects it, or what the processor would not see in
 the merged VMCS, and leaves the rest to the processor. `docs/known-differences-kvm.md` lists the
-entries. What looks like a mistake stands in `known_kvm_mistakes`.
+entries. What looks like a mistake stands in `known_mistakes`.
 """
 
 from __future__ import annotations

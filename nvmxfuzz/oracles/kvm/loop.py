@@ -2,7 +2,7 @@
 """What must hold of the closed loop: real KVM, a processor below it, and what L1 sees of both.
 
 The rules are those of the virtual processor that KVM offers L1, with what KVM is known to do. The
-oracles of the dry run, which are about the same passages, are in `kvm_dry_run`.
+oracles of the dry run, which are about the same passages, are in `dry_run`.
 """
 
 from __future__ import annotations

@@ -7,26 +7,13 @@ An entry covers sites of one oracle for certain pairs of kernels, and no other.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
+from nvmxfuzz.oracles.known_breach import KnownBreach, covering
+
 Pair = tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class KnownMigration:
-    """A regular expression that covers whole sites of an oracle, and why KVM is like that.
-
-    `kernels` are pairs of source and destination. `page` is that of docs/findings.
-    """
-
-    name: str
-    oracle: str
-    sites: str
-    kernels: tuple[Pair, ...]
-    reason: str
-    page: str
+"""Source and destination."""
 
 
 _FROM_5_18: Final[tuple[Pair, ...]] = (("5.18", "6.1"), ("5.18", "6.12"))
@@ -49,7 +36,7 @@ _MSR_LOADING: Final = r"entry (exit 34 qualification \d+|triple-fault)"
 of an L1 whose VM-exit MSR-load list is refused then as well."""
 
 KNOWN: Final = (
-    KnownMigration(
+    KnownBreach(
         "encls-exiting-5.18",
         "migration.backward",
         "refused secondary: enable ENCLS exiting",
@@ -57,7 +44,7 @@ KNOWN: Final = (
         "5.18 offers the control whatever the processor has; later kernels ask the processor.",
         "migration-encls-exiting",
     ),
-    KnownMigration(
+    KnownBreach(
         "encls-exiting-5.18-on-hyper-v",
         "migration.backward",
         "refused on Hyper-V secondary: enable ENCLS exiting",
@@ -65,7 +52,7 @@ KNOWN: Final = (
         "The same where the enlightened VMCS is used.",
         "migration-encls-exiting",
     ),
-    KnownMigration(
+    KnownBreach(
         "half-of-a-pair-5.18",
         "migration.backward",
         r"refused VM-(exit|entry): (load|clear) IA32_(PAT|EFER|BNDCFGS|PERF_GLOBAL_CTRL|RTIT_CTL)",
@@ -73,7 +60,7 @@ KNOWN: Final = (
         "5.18 offers what the processor has of a pair of controls; later kernels both or neither.",
         "migration",
     ),
-    KnownMigration(
+    KnownBreach(
         "evmcs-config",
         "migration.backward",
         "refused on Hyper-V ("
@@ -85,7 +72,7 @@ KNOWN: Final = (
         "makes the MSRs from the processor's.",
         "migration-evmcs",
     ),
-    KnownMigration(
+    KnownBreach(
         "debugctl-5.18",
         "migration.no-new-vmfail",
         r"(resume|entry) guest\.debugctl\.supported",
@@ -94,7 +81,7 @@ KNOWN: Final = (
         "they do not virtualise.",
         "migration",
     ),
-    KnownMigration(
+    KnownBreach(
         "paging-5.18",
         "migration.no-new-vmfail",
         r"(resume|entry) guest\.(cr0\.paging|ia-32e\.pae|ia-32e\.paging)",
@@ -103,7 +90,7 @@ KNOWN: Final = (
         "processor, which refuses them.",
         "migration",
     ),
-    KnownMigration(
+    KnownBreach(
         "addresses-of-57-bits",
         "migration.no-new-vmfail",
         r"(resume|entry) (host\.((fs|gs|tr|gdtr|idtr)\.base|sysenter-e[is]p\.canonical)"
@@ -113,7 +100,7 @@ KNOWN: Final = (
         "processor.",
         "addresses-of-57-bits",
     ),
-    KnownMigration(
+    KnownBreach(
         "msr-load-6.12",
         "migration.no-new-vmfail",
         _MSR_LOADING,
@@ -122,7 +109,7 @@ KNOWN: Final = (
         "that 6.1 and 5.18 refuse.",
         "addresses-of-57-bits",
     ),
-    KnownMigration(
+    KnownBreach(
         "freeze-while-smm",
         "migration.no-new-vmfail",
         r"(resume|entry) guest\.debugctl\.supported",
@@ -131,7 +118,7 @@ KNOWN: Final = (
         "have.",
         "migration",
     ),
-    KnownMigration(
+    KnownBreach(
         "fewer-address-bits",
         "migration.no-new-vmfail",
         "with fewer address bits( and features)?, "
@@ -141,7 +128,7 @@ KNOWN: Final = (
         "Userspace that gives a VM the address width of the destination changes its processor.",
         "migration",
     ),
-    KnownMigration(
+    KnownBreach(
         "fewer-features",
         "migration.no-new-vmfail",
         "with fewer (address bits and )?features, "
@@ -151,7 +138,7 @@ KNOWN: Final = (
         "Userspace that gives a VM the features of the destination changes its processor.",
         "migration",
     ),
-    KnownMigration(
+    KnownBreach(
         "nested-state-returns-2",
         "migration.no-new-vmfail",
         "resume returns 2",
@@ -159,7 +146,7 @@ KNOWN: Final = (
         "What fails behind the checks ends KVM_SET_NESTED_STATE with a number above 0.",
         "nested-state-result",
     ),
-    KnownMigration(
+    KnownBreach(
         "pin-must-be-1-5.18",
         "nested.usable",
         "(source|destination): a control must be 1 and may not",
@@ -171,9 +158,6 @@ KNOWN: Final = (
 
 
 @cache
-def known(oracle: str, site: str, kernels: Pair) -> KnownMigration | None:
+def known(oracle: str, site: str, kernels: Pair) -> KnownBreach[Pair] | None:
     """Return the entry that covers a site of an oracle for a pair of kernels, None without one."""
-    for entry in KNOWN:
-        if entry.oracle == oracle and kernels in entry.kernels and re.fullmatch(entry.sites, site):
-            return entry
-    return None
+    return covering(KNOWN, oracle, site, kernels)

@@ -2,7 +2,7 @@
 """What must hold of a VM that is carried from one KVM to another.
 
 An oracle gets what a migration came to (`migration_tries.Tried`), and reports the first breach
-that `known_migration` does not know. A breach is a site and a sentence, as in
+that `known` does not know. A breach is a site and a sentence, as in
 `capability_restore`; a site is the same for the same cause.
 """
 

@@ -7,23 +7,12 @@ tells at length is a sentence here.
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
+from nvmxfuzz.oracles.known_breach import KnownBreach, covering
+
 _ALL: Final = ("5.18", "6.1", "6.12")
-
-
-@dataclass(frozen=True, slots=True)
-class KnownBreach:
-    """A regular expression that covers whole sites of an oracle, and why KVM is like that."""
-
-    name: str
-    oracle: str
-    sites: str
-    kernels: tuple[str, ...]
-    reason: str
 
 
 _MSR: Final = r"IA32_VMX_\w+"
@@ -262,9 +251,6 @@ KNOWN: Final = (
 
 
 @cache
-def known(oracle: str, site: str, kernel: str) -> KnownBreach | None:
+def known(oracle: str, site: str, kernel: str) -> KnownBreach[str] | None:
     """Return the entry that covers a site of an oracle in a kernel, None if there is none."""
-    for entry in KNOWN:
-        if entry.oracle == oracle and kernel in entry.kernels and re.fullmatch(entry.sites, site):
-            return entry
-    return None
+    return covering(KNOWN, oracle, site, kernel)

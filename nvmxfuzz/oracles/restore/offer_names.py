@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What a set of VMX capability MSRs offers L1 as a set of names: to say what another one lacks.
 
-The names are the labels of `capability_names`.
+The names are the labels of `bit_names`.
 """
 
 from __future__ import annotations

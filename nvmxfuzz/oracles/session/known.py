@@ -7,11 +7,10 @@ vector of each entry and kernel. What a page of docs/findings tells at length is
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from typing import Final
 
-from nvmxfuzz.oracles.restore.known import KnownBreach
+from nvmxfuzz.oracles.known_breach import KnownBreach, covering
 
 _BOTH: Final = ("6.1", "6.12")
 
@@ -100,9 +99,6 @@ KNOWN: Final = (
 
 
 @cache
-def known(oracle: str, site: str, kernel: str) -> KnownBreach | None:
+def known(oracle: str, site: str, kernel: str) -> KnownBreach[str] | None:
     """Return the entry that covers a site of an oracle in a kernel, None if there is none."""
-    for entry in KNOWN:
-        if entry.oracle == oracle and kernel in entry.kernels and re.fullmatch(entry.sites, site):
-            return entry
-    return None
+    return covering(KNOWN, oracle, site, kernel)
