@@ -13,6 +13,7 @@ import pytest
 
 from nvmxfuzz.campaign.store import Store, open_store
 from nvmxfuzz.campaign.store.opening import VERSION
+from nvmxfuzz.campaign.store.values import Behaviour
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.oracles.finding import Finding
 
@@ -32,7 +33,7 @@ def store(path: Path) -> Iterator[Store]:
 
 
 def campaign(store: Store) -> int:
-    return store.begin_campaign("vm_entry", "random", 7, 1_700_000_000)
+    return store.begin_campaign("seed = 7\n", 7, 1_700_000_000)
 
 
 def test_a_finding_comes_back_as_it_went_in(store: Store) -> None:
@@ -85,9 +86,15 @@ def test_a_finding_is_named_by_the_start_of_its_identity(store: Store) -> None:
 
 def test_verdicts_stay_with_the_campaign_that_saw_them_first(store: Store) -> None:
     first, second = campaign(store), campaign(store)
-    store.add_verdicts(first, "vm_entry", [("rule", "held"), ("rule", "n/a")])
-    store.add_verdicts(second, "vm_entry", [("rule", "held"), ("rule", "broken")])
+    held, na, broken = (Behaviour("rule", verdict) for verdict in ("held", "n/a", "broken"))
+    store.note_behaviours("vm_entry", "", [held, na], campaign=first)
+    store.note_behaviours("vm_entry", "", [held, broken], campaign=second)
     assert store.verdicts_seen() == {("rule", "held"), ("rule", "n/a"), ("rule", "broken")}
+    assert {each.behaviour: each.campaign for each in store.behaviours()} == {
+        held: first,
+        na: first,
+        broken: second,
+    }
 
 
 def test_a_store_can_be_read_while_it_is_written(path: Path, store: Store) -> None:
@@ -191,7 +198,7 @@ from nvmxfuzz.campaign.store import open_store
 from nvmxfuzz.oracles.finding import Finding
 
 store = open_store(Path(sys.argv[1]))
-campaign = store.begin_campaign("vm_entry", "random", 1, 1)
+campaign = store.begin_campaign("", 1, 1)
 for number in range(10**9):
     finding = Finding("o", (str(number),), ("a", "b"), "", "")
     store.add_finding(campaign, "vm_entry", finding, bytes(5000), "text")

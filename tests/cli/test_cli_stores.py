@@ -10,6 +10,7 @@ import pytest
 
 from nvmxfuzz.campaign.plan import Plan, load_harness
 from nvmxfuzz.campaign.store import WORKER_LIVES, Store, open_store
+from nvmxfuzz.campaign.store.values import Behaviour
 from nvmxfuzz.campaign.store.recorder import Recorder
 from nvmxfuzz.inputs.load import load_case
 from nvmxfuzz.oracles.finding import Finding
@@ -100,7 +101,7 @@ def test_a_finding_that_ended_its_worker_is_not_run_here(run: Run, path: Path) -
 def test_a_finding_without_an_input_cannot_be_run_again(run: Run, path: Path) -> None:
     with open_store(path) as store:
         deadly = Finding(WORKER_LIVES, ("SIGSEGV",), ("a", "kvm-6.12"), "", "it ended")
-        campaign = store.begin_campaign("a", "random", 1, 0)
+        campaign = store.begin_campaign("", 1, 0)
         store.add_finding(campaign, "a", deadly, b"", "")
     status, out, err = run("replay", path)
     assert (status, out) == (2, "")
@@ -184,14 +185,16 @@ def test_the_database_of_another_program_is_refused(
 
 def test_rules_says_what_a_campaign_has_seen(run: Run, path: Path) -> None:
     with open_store(path) as store:
-        campaign = store.begin_campaign("vm_entry", "random", 1, 1)
-        verdicts = [("basic.cpl.zero", "held"), ("basic.cpl.zero", "broken"), ("site", "held")]
-        store.add_verdicts(campaign, "vm_entry", verdicts)  # type: ignore[arg-type]
+        seen = [
+            *(Behaviour("basic.cpl.zero", "held"), Behaviour("basic.cpl.zero", "broken")),
+            *(Behaviour("site", "held"), Behaviour("basic.cpl.zero", "sole")),
+        ]
+        store.note_behaviours("vm_entry", "", seen)
     status, out, _ = run("rules", "--seen", path, "--json")
-    seen = json.loads(out)
+    reply = json.loads(out)
     assert status == 0
-    assert seen["basic.cpl.zero"] == ["held", "broken"]
-    assert sum(map(len, seen.values())) == 2
+    assert reply["basic.cpl.zero"] == ["held", "broken"]
+    assert sum(map(len, reply.values())) == 2
     _, out, _ = run("rules", "--seen", path, "--counts", "--json")
     counts = json.loads(out)
     first = next(iter(counts.values()))

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Opening a store: making a new one, and refusing what is none or too new."""
+"""Opening a store: making a new one, upgrading an old one, and refusing what is none or too new.
+
+A store may be anybody's. What is asked of it has a bounded length, and it may hold nothing that
+runs when a table is read or written: no view, no trigger, no function in its schema.
+"""
 
 from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
@@ -14,8 +19,16 @@ from nvmxfuzz.errors import InputError
 APPLICATION_ID = 0x6E766D78
 """The letters "nvmx": what marks an SQLite file as a store."""
 
-VERSION = 1
+VERSION = 2
 """The version of schema.sql."""
+
+LONGEST_VALUE = 64 << 20
+"""Bytes of one text or blob: SQLite refuses longer ones."""
+
+_TABLES = {
+    1: ("campaign", "finding", "sighting", "verdict"),
+}
+"""The tables of earlier versions."""
 
 _BUSY_SECONDS = 60.0
 """How long to wait for another writer: one that was stopped for a while, or has much to write."""
@@ -48,7 +61,9 @@ def open_database(path: Path, *, read_only: bool) -> sqlite3.Connection:
             f"the store {path} cannot be opened ({reason}): name another one"
         ) from error
     try:
-        _prepare(connection, path, read_only=read_only)
+        version = _prepare(connection, path, read_only=read_only)
+        if read_only and version != VERSION:
+            connection = _upgraded_copy(connection, version)
     except BaseException as error:
         connection.close()
         if isinstance(error, sqlite3.Error):
@@ -86,7 +101,10 @@ def _log_of(path: Path) -> str | None:
     return log if os.path.isfile(log) and os.path.getsize(log) else None
 
 
-def _prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
+def _prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> int:
+    """Make a connection fit for use; return the version that the store has then."""
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
+    connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("PRAGMA foreign_keys = ON")
     version = _version(connection, path)
     if version > VERSION:
@@ -97,14 +115,17 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> 
     if read_only:
         if version == 0:
             raise InputError(f"the store {path} is empty: nvmxfuzz fuzz fills it")
-        return
+        return version
     connection.execute("PRAGMA journal_mode = WAL")
     if version == 0:
         _create(connection)
+    elif version < VERSION:
+        _upgrade(connection, version)
     # A store that cannot be written is to be refused now, not when the first finding comes.
     connection.execute("BEGIN IMMEDIATE")
     connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")
+    return VERSION
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
@@ -114,16 +135,80 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if application != APPLICATION_ID and (application or version or tables):
         raise InputError(f"{path} is an SQLite database, but not a store: name another file")
+    (active,) = connection.execute(
+        "SELECT count(*) FROM sqlite_schema WHERE type NOT IN ('table', 'index')"
+    ).fetchone()
+    if active:
+        raise InputError(f"{path} has views or triggers, which no store has: name another file")
     return int(version)
 
 
 def _create(connection: sqlite3.Connection) -> None:
     """Make the tables in one transaction, unless another process was faster."""
-    schema = files(__package__).joinpath("schema.sql").read_text("utf-8")
     connection.executescript(
         f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID};"
-        f"{schema} PRAGMA user_version = {VERSION}; COMMIT;"
+        f"{_sql('schema')} PRAGMA user_version = {VERSION}; COMMIT;"
     )
+
+
+def _upgrade(connection: sqlite3.Connection, version: int) -> None:
+    """Bring the tables to this version in one transaction, unless another process was faster."""
+    connection.execute("PRAGMA foreign_keys = OFF")
+    # References to a table that is renamed are to the new one of that name, not to the old one.
+    connection.execute("PRAGMA legacy_alter_table = ON")
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        (found,) = connection.execute("PRAGMA user_version").fetchone()
+        if found == version:
+            _rewrite(connection, version)
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise
+    connection.execute("PRAGMA legacy_alter_table = OFF")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _rewrite(connection: sqlite3.Connection, version: int) -> None:
+    tables = _TABLES[version]
+    renamed = (f"ALTER TABLE {name} RENAME TO {name}_{version};" for name in tables)
+    # Those that refer to others go first.
+    dropped = (f"DROP TABLE {name}_{version};" for name in reversed(tables))
+    script = "\n".join((*renamed, _sql("schema"), _sql(f"from_{version}"), *dropped))
+    for statement in _statements(script):
+        connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _upgraded_copy(connection: sqlite3.Connection, version: int) -> sqlite3.Connection:
+    """Return a copy that is thrown away in the end: who only reads may not change the store."""
+    copy = sqlite3.connect("")
+    try:
+        connection.backup(copy)
+        copy.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
+        copy.execute("PRAGMA trusted_schema = OFF")
+        _upgrade(copy, version)
+        copy.execute("PRAGMA query_only = ON")
+    except BaseException:
+        copy.close()
+        raise
+    finally:
+        connection.close()
+    return copy
+
+
+def _sql(name: str) -> str:
+    return files(__package__).joinpath(f"{name}.sql").read_text("utf-8")
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Yield the statements of a script: `executescript` would commit before them."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
 
 
 def _refusal(path: Path, error: sqlite3.Error) -> str:

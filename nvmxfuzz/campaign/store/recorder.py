@@ -5,12 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from time import monotonic
+from dataclasses import replace
+from time import monotonic, time
 
 from nvmxfuzz.campaign.events import Event, Finished, Seen
 from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.campaign.plan import Plan, harness_reference
-from nvmxfuzz.campaign.store.store import Store, Verdict
+from nvmxfuzz.campaign.store.store import Store
+from nvmxfuzz.campaign.store.values import (
+    Behaviour,
+    CampaignState,
+    StoredWorker,
+    Verdict,
+    WorkerState,
+)
 from nvmxfuzz.campaign.tally import Tally
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.oracles.finding import Finding
@@ -27,7 +35,12 @@ class Recorder:
         self._store = store
         self._points = harness.points
         self._reference = harness_reference(plan.file)
-        self._campaign = store.begin_campaign(self._reference, plan.engine, plan.seed, started)
+        self._target = plan.target or ""
+        self._worker = StoredWorker(
+            *(0, 0, self._reference, self._target, plan.engine, plan.seed), starts=1
+        )
+        store.claim()
+        self._campaign = store.begin_campaign("", plan.seed, started)
         self._begin = self._written = monotonic()
         self._seen = Seen()
 
@@ -43,7 +56,7 @@ class Recorder:
     def give_up(self, tally: Tally, seconds: float) -> None:
         """Write the totals of a campaign that cannot go on, if the store still takes them."""
         with suppress(InputError):
-            self._write(tally, seconds, "interrupted")
+            self._write(tally, seconds, "error")
 
     def keep(self, finding: Finding, data: bytes, case_text: str) -> bool:
         """Write a finding; return True if the store did not have it yet."""
@@ -55,17 +68,27 @@ class Recorder:
             self._reference, identity, reproduced=reproduced, minimised_text=minimised_text
         )
 
-    def _write(self, tally: Tally, seconds: float, state: str) -> None:
-        self._store.update_campaign(self._campaign, tally.executions, seconds, state)
-        self._store.count_sightings(self._campaign, self._reference, tally.sightings)
-        if tally.seen != self._seen:
-            self._seen = tally.seen
-            verdicts = verdict_names(tally.seen, self._points)
-            self._store.add_verdicts(self._campaign, self._reference, verdicts)
+    def _write(self, tally: Tally, seconds: float, state: CampaignState) -> None:
+        store, campaign = self._store, self._campaign
+        worker: WorkerState = "running" if state == "running" else "ended"
+        with store.together():
+            store.update_campaign(campaign, tally.executions, seconds, state, now=int(time()))
+            store.keep_worker(
+                campaign,
+                replace(self._worker, executions=tally.executions, seconds=seconds, state=worker),
+            )
+            store.count_sightings(campaign, self._reference, tally.sightings)
+            if tally.seen != self._seen:
+                store.note_behaviours(
+                    *(self._reference, self._target, behaviours(tally.seen, self._points)),
+                    campaign=campaign,
+                    seconds=seconds,
+                )
+        self._seen = tally.seen
 
 
-def verdict_names(seen: Seen, points: tuple[str, ...]) -> Iterator[tuple[str, Verdict]]:
-    """Yield (rule, verdict) for each bit of what was seen."""
+def behaviours(seen: Seen, points: tuple[str, ...]) -> Iterator[Behaviour]:
+    """Yield the behaviour for each bit of what was seen."""
     masks: tuple[tuple[Verdict, int], ...] = (
         ("n/a", seen.na),
         ("held", seen.held),
@@ -75,4 +98,4 @@ def verdict_names(seen: Seen, points: tuple[str, ...]) -> Iterator[tuple[str, Ve
     for verdict, mask in masks:
         for index, point in enumerate(points):
             if mask >> index & 1:
-                yield point, verdict
+                yield Behaviour(point, verdict)
