@@ -10,8 +10,8 @@ import pytest
 
 from nvmxfuzz.campaign.plan import Plan, load_harness
 from nvmxfuzz.campaign.store import WORKER_LIVES, Store, open_store
-from nvmxfuzz.campaign.store.values import Behaviour
 from nvmxfuzz.campaign.store.recorder import Recorder
+from nvmxfuzz.campaign.store.values import Behaviour
 from nvmxfuzz.inputs.load import load_case
 from nvmxfuzz.oracles.finding import Finding
 
@@ -202,7 +202,7 @@ def test_rules_says_what_a_campaign_has_seen(run: Run, path: Path) -> None:
     assert first["rules"] > 1
     _, out, _ = run("rules", "--seen", path, "--counts")
     assert out.split()[:5] == ["rules", "n/a", "held", "broken", str(first["rules"])]
-    assert out.splitlines()[-1].split() == [str(len(seen)), "0", "1", "1", "in", "all"]
+    assert out.splitlines()[-1].split() == [str(len(reply)), "0", "1", "1", "in", "all"]
 
 
 def test_a_moved_store_keeps_its_findings(run: Run, path: Path, tmp_path: Path) -> None:
