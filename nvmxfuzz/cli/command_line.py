@@ -20,6 +20,7 @@ from nvmxfuzz.cli import (
     replay,
     rules,
     show,
+    status,
     targets,
 )
 from nvmxfuzz.cli.streams import complain, prepare, silence
@@ -48,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (
         *(fuzz, check, compare, config, migrate),
-        *(replay, show, rules, targets, build, bench),
+        *(replay, show, status, rules, targets, build, bench),
     ):
         command.add_parser(commands)
     return top

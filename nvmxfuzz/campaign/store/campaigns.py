@@ -11,7 +11,6 @@ from nvmxfuzz.campaign.store import rows
 from nvmxfuzz.campaign.store.database import Database
 from nvmxfuzz.campaign.store.values import (
     CampaignState,
-    KnownSeen,
     Sample,
     StoredCampaign,
     StoredWorker,
@@ -97,15 +96,13 @@ class Campaigns(Database):
             if count > MOST_SAMPLES:
                 _thin(connection, campaign, worker)
 
-    def count_known(
-        self, campaign: int, harness: str, target: str, counts: Mapping[str, int]
-    ) -> None:
+    def count_known(self, campaign: int, counts: Mapping[str, int]) -> None:
         """Set how often a campaign saw each known difference, by name."""
         with self._writing() as connection:
             connection.executemany(
-                "INSERT INTO known_difference VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
+                "INSERT INTO known_difference VALUES (?, ?, ?) ON CONFLICT DO UPDATE"
                 " SET count = max(count, excluded.count)",
-                [(campaign, harness, target, name, count) for name, count in counts.items()],
+                [(campaign, name, count) for name, count in counts.items()],
             )
 
     def campaigns(self) -> tuple[StoredCampaign, ...]:
@@ -157,23 +154,14 @@ class Campaigns(Database):
             )
             return tuple(_sample(row) for row in found)[::-1]
 
-    def known_seen(self, campaign: int | None = None) -> tuple[KnownSeen, ...]:
-        """Return the known differences that a campaign, or any, has seen."""
+    def known_seen(self, campaign: int) -> Mapping[str, int]:
+        """Return how often a campaign has seen known differences, by name."""
         with self._reading() as connection:
             found = connection.execute(
-                "SELECT campaign, harness, target, name, count FROM known_difference"
-                " WHERE ?1 IS NULL OR campaign = ?1"
-                " ORDER BY campaign, harness, target, name LIMIT ?2",
+                "SELECT name, count FROM known_difference WHERE campaign = ? ORDER BY name LIMIT ?",
                 (campaign, _MOST_ROWS),
             )
-            return tuple(
-                KnownSeen(
-                    rows.whole(row[0]),
-                    *(rows.text(row[1]), rows.text(row[2]), rows.text(row[3])),
-                    rows.whole(row[4]),
-                )
-                for row in found
-            )
+            return {rows.text(name): rows.whole(count) for name, count in found}
 
 
 def _thin(connection: sqlite3.Connection, campaign: int, worker: int | None) -> None:

@@ -58,6 +58,16 @@ class Database:
             yield
 
     @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Let all that is read within be of one moment, whatever is written meanwhile."""
+        with self._reading() as connection:
+            connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                connection.rollback()
+
+    @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         if self._connection.in_transaction:
             yield self._connection

@@ -140,6 +140,24 @@ class Findings(Database):
             )
             return {rows.text(oracle): rows.whole(count) for oracle, count in found}
 
+    def last_finding(self, campaign: int) -> float | None:
+        """Return when a campaign has seen a finding that was new to the store, in its seconds."""
+        with self._reading() as connection:
+            (seconds,) = connection.execute(
+                "SELECT max(seconds) FROM finding WHERE campaign = ?", (campaign,)
+            ).fetchone()
+            return rows.optional_real(seconds)
+
+    def count_flaky(self) -> int:
+        """Return how many findings are flaky, of the first `MOST_FINDINGS`."""
+        with self._reading() as connection:
+            (count,) = connection.execute(
+                "SELECT count(*) FROM (SELECT reruns, same, reproduced FROM finding LIMIT ?)"
+                " WHERE iif(reruns > 0, same < reruns, reproduced = 0)",
+                (MOST_FINDINGS,),
+            ).fetchone()
+            return rows.whole(count)
+
     def _set(self, harness: str, identity: str, columns: str, *values: object) -> None:
         with self._writing() as connection:
             connection.execute(

@@ -152,6 +152,32 @@ class Inputs(Database):
             )
             yield from map(_behaviour, islice(found, MOST_BEHAVIOURS))
 
+    def count_behaviours(self) -> Mapping[tuple[str, str], Mapping[str, int]]:
+        """Return by harness and target, then by verdict, how many behaviours were seen.
+
+        Of the first `MOST_BEHAVIOURS`.
+        """
+        counts: dict[tuple[str, str], dict[str, int]] = {}
+        with self._reading() as connection:
+            found = connection.execute(
+                "SELECT harness, target, verdict, count(*) FROM (SELECT harness, target, verdict"
+                " FROM behaviour LIMIT ?) GROUP BY harness, target, verdict"
+                " ORDER BY harness, target, verdict",
+                (MOST_BEHAVIOURS,),
+            )
+            for harness, target, verdict, count in found:
+                where = counts.setdefault((rows.text(harness), rows.text(target)), {})
+                where[rows.choice(verdict, _VERDICTS)] = rows.whole(count)
+        return counts
+
+    def last_new(self, campaign: int) -> float | None:
+        """Return when a campaign has seen a behaviour that was new to the store, in its seconds."""
+        with self._reading() as connection:
+            (seconds,) = connection.execute(
+                "SELECT max(seconds) FROM behaviour WHERE campaign = ?", (campaign,)
+            ).fetchone()
+            return rows.optional_real(seconds)
+
     def verdicts_seen(self) -> set[tuple[str, str]]:
         """Return which rules (or other points) of harnesses were seen with which verdict."""
         return {

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from math import isfinite
 from typing import TypeVar
 
 _Word = TypeVar("_Word", bound=str)
@@ -35,7 +36,7 @@ def optional_whole(value: object) -> int | None:
 
 def real(value: object) -> float:
     """Return a number; TypeError if it is none."""
-    if not isinstance(value, int | float):
+    if not isinstance(value, int | float) or not isfinite(value):
         raise TypeError("no number where a number belongs")
     return float(value)
 

@@ -162,12 +162,11 @@ CREATE TABLE sighting (
 -- How often a campaign saw a known difference between witnesses, which is no finding.
 CREATE TABLE known_difference (
     campaign INTEGER NOT NULL REFERENCES campaign (id),
-    harness TEXT NOT NULL,
-    target TEXT NOT NULL,
     -- As in docs/known-differences.md and docs/known-differences-kvm.md.
     name TEXT NOT NULL,
+    -- Among the inputs that were looked at closely.
     count INTEGER NOT NULL,
-    PRIMARY KEY (campaign, harness, target, name)
+    PRIMARY KEY (campaign, name)
 ) STRICT, WITHOUT ROWID;
 
 -- Where a campaign stood at a time: a time series, thinned out as it grows.

@@ -110,17 +110,6 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class KnownSeen:
-    """How often a campaign saw a known difference."""
-
-    campaign: int
-    harness: str
-    target: str
-    name: str
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
 class StoredFinding:
     """A finding with the input that shows it.
 
