@@ -19,7 +19,7 @@ from nvmxfuzz.campaign.store.values import (
 from nvmxfuzz.errors import InputError
 
 MOST_SAMPLES: Final = 2000
-"""Of one series; then every second one goes."""
+"""Of one series; then it is thinned out to half of them, evenly over the time."""
 
 _MOST_ROWS: Final = 100_000
 """Campaigns, workers, and the like, that are read of a store; no use of it makes so many."""
@@ -165,12 +165,12 @@ class Campaigns(Database):
 
 
 def _thin(connection: sqlite3.Connection, campaign: int, worker: int | None) -> None:
-    """Drop every second sample of a series; the first one stays, and so does the last."""
+    """Keep the last sample of each of `MOST_SAMPLES` / 2 spans of the time that a series covers."""
     connection.execute(
-        "DELETE FROM sample WHERE id IN (SELECT id FROM (SELECT id,"
-        " row_number() OVER (ORDER BY seconds, id) AS place, count(*) OVER () AS places"
-        " FROM sample WHERE campaign = ? AND worker IS ?) WHERE place % 2 = 0 AND place < places)",
-        (campaign, worker),
+        "DELETE FROM sample WHERE campaign = ?1 AND worker IS ?2 AND id NOT IN (SELECT max(id)"
+        " FROM sample WHERE campaign = ?1 AND worker IS ?2 GROUP BY CAST(seconds * ?3 /"
+        " (SELECT max(seconds) FROM sample WHERE campaign = ?1 AND worker IS ?2) AS INTEGER))",
+        (campaign, worker, MOST_SAMPLES // 2 - 1),
     )
 
 

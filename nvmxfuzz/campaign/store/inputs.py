@@ -43,7 +43,8 @@ class Inputs(Database):
     ) -> bool:
         """Keep an input and what it was the first to show; return whether it is a new one.
 
-        One that is there already stays as it is, and is still the first to show what is new.
+        One that is there already stays as it is. Of behaviours that were seen without an input it
+        becomes the input.
         """
         with self._writing() as connection:
             digest = sha256(data).digest()
@@ -86,16 +87,6 @@ class Inputs(Database):
         """Take inputs out of the corpus; what they showed stays noted, without an input."""
         with self._writing() as connection:
             connection.executemany("DELETE FROM input WHERE id = ?", ((each,) for each in numbers))
-
-    def credit(self, number: int, behaviours: Iterable[Behaviour]) -> None:
-        """Name an input as the one that shows behaviours that have none any more."""
-        with self._writing() as connection:
-            connection.executemany(
-                "UPDATE behaviour SET input = ?1 WHERE input IS NULL AND (harness, target) ="
-                " (SELECT harness, target FROM input WHERE id = ?1) AND point = ?2"
-                " AND verdict = ?3",
-                ((number, each.point, each.verdict) for each in behaviours),
-            )
 
     def count_inputs(self) -> Mapping[tuple[str, str], int]:
         """Return by harness and target how many inputs there are, of the first `MOST_INPUTS`."""
@@ -194,7 +185,8 @@ def _note(
     first: tuple[int | None, int | None, float | None],
 ) -> None:
     connection.executemany(
-        "INSERT OR IGNORE INTO behaviour VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO behaviour VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
+        " SET input = excluded.input WHERE input IS NULL AND excluded.input IS NOT NULL",
         ((*where, each.point, each.verdict, *first) for each in behaviours),
     )
 

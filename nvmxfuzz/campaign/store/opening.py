@@ -117,6 +117,8 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> 
             raise InputError(f"the store {path} is empty: nvmxfuzz fuzz fills it")
         return version
     connection.execute("PRAGMA journal_mode = WAL")
+    # A kill loses nothing so; only a power failure may undo what was written last.
+    connection.execute("PRAGMA synchronous = NORMAL")
     if version == 0:
         _create(connection)
     elif version < VERSION:
