@@ -4,9 +4,9 @@
 
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 from nvmxfuzz.campaign.store.beside import COLUMNS
 from nvmxfuzz.campaign.store.opening import APPLICATION_ID, VERSION
@@ -15,14 +15,23 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "store.md"
 SCHEMA = ROOT / "nvmxfuzz" / "campaign" / "store" / "schema.sql"
 
+SERIES = "\n".join(
+    textwrap.wrap(
+        ", ".join(f"`{name}`" for name in COLUMNS),
+        100,
+        initial_indent="  ",
+        subsequent_indent="  ",
+    )
+)
+
 HEAD = f"""# The store
 
 <!-- generated: .venv/bin/python ci/checks/store_page.py --write -->
 
 `nvmxfuzz fuzz` keeps what it does in one SQLite file, `nvmxfuzz.db` in the checkout or the one that
-`--store` names. This page is made of the comments in `nvmxfuzz/campaign/store/schema.sql`. The
-application id is {APPLICATION_ID:#x}, the version of the schema (`user_version`) is {VERSION}. An
-older store is upgraded when it is opened to be written, one of a newer version is refused.
+`--store` names. The tables below are made of the comments in
+`nvmxfuzz/campaign/store/schema.sql`. The application id is {APPLICATION_ID:#x}, the version of the
+schema {VERSION}.
 
 Anybody may read a store while a campaign writes it, with `nvmxfuzz status` or `sqlite3`. Who writes
 more than what came of one finding holds a record lock on the file `-lock` beside it, which the
@@ -32,12 +41,14 @@ beside its store up to date, each of them replaced as a whole:
 - `STORE.stats.json`, the same as `nvmxfuzz status --json`: the keys are those of the columns below;
   `state` is that of the campaign, or `killed`. A key goes away, or means something else, only when
   `format` is raised;
-- `STORE.plot.csv`, the time series of the campaign: {", ".join(f"`{name}`" for name in COLUMNS)}.
+- `STORE.plot.csv`, the time series of the campaign, at most 2000 lines:
+{SERIES}.
 
-`nvmxfuzz status --prometheus` prints the figures as metrics. For a page that Prometheus reads, have
-the textfile collector of its node exporter read what is printed once a minute.
+`nvmxfuzz status --prometheus` prints the figures as metrics: write them to a file each minute, and
+the textfile collector of the node exporter has them.
 """
 
+WIDTH = 100
 COLUMN = re.compile(r"    ([a-z_0-9]+) (TEXT|INTEGER|REAL|BLOB)( NOT NULL)?\b(.*)")
 CHOICES = re.compile(r"'([^']+)'")
 
@@ -48,9 +59,7 @@ def page() -> Iterator[str]:
         r"\n\n(?=(?:--[^\n]*\n)*CREATE TABLE)", SCHEMA.read_text(encoding="utf-8")
     )
     yield from HEAD.splitlines()
-    for paragraph in prose(head.splitlines()[1:]):
-        yield ""
-        yield paragraph
+    yield from wrapped(head.splitlines()[1:])
     for statement in statements:
         yield from table(statement.splitlines())
 
@@ -61,9 +70,7 @@ def table(lines: list[str]) -> Iterator[str]:
     end = next(number for number, line in enumerate(lines) if line.startswith(")"))
     yield ""
     yield f"## {lines[begin].split()[2]}"
-    for paragraph in prose(lines[:begin]):
-        yield ""
-        yield paragraph
+    yield from wrapped(lines[:begin])
     yield ""
     yield "| column | type | |"
     yield "| --- | --- | --- |"
@@ -79,7 +86,7 @@ def table(lines: list[str]) -> Iterator[str]:
             keys.append(line.strip().rstrip(","))
     for key in keys:
         yield ""
-        yield f"{key.capitalize().replace('key', 'key')}."
+        yield f"{key.capitalize()}."
 
 
 def declarations(lines: list[str]) -> Iterator[str]:
@@ -117,6 +124,13 @@ def prose(lines: list[str]) -> Iterator[str]:
     for paragraph in "\n".join(texts).split("\n\n"):
         if joined := " ".join(paragraph.split()):
             yield joined
+
+
+def wrapped(lines: list[str]) -> Iterator[str]:
+    """Yield the lines of a paragraph of text for each of a comment."""
+    for paragraph in prose(lines):
+        yield ""
+        yield from textwrap.wrap(paragraph, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def main() -> int:

@@ -54,26 +54,35 @@ class Database:
     @contextmanager
     def together(self) -> Iterator[None]:
         """Make one transaction of all that is written within: either all of it is kept or none."""
-        with self._writing():
+        if self._connection.in_transaction:
             yield
+            return
+        with self._explained("written to"):
+            self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            with self._explained("written to"):
+                self._connection.commit()
+        except BaseException:
+            self._connection.rollback()
+            raise
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Let all that is read within be of one moment, whatever is written meanwhile."""
+        if self._connection.in_transaction:
+            yield
+            return
         with self._reading() as connection:
             connection.execute("BEGIN")
-            try:
-                yield
-            finally:
-                connection.rollback()
+        try:
+            yield
+        finally:
+            connection.rollback()
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        if self._connection.in_transaction:
-            yield self._connection
-            return
-        with self._explained("written to"), self._connection:
-            self._connection.execute("BEGIN IMMEDIATE")
+        with self.together(), self._explained("written to"):
             yield self._connection
 
     @contextmanager
