@@ -240,9 +240,10 @@ def kind_of(outcome: Outcome) -> str:
 class _Entries:
     """The oracles of VM entry on one KVM; each attempt runs there once for all of them."""
 
-    def __init__(self, kvm: Kvm) -> None:
+    def __init__(self, kvm: Kvm, tables: KvmTables | None = None) -> None:
         self.kvm = kvm if isinstance(kvm, Once) else Once(kvm)
-        self._left = tables_of(kvm.name).left
+        self._tables = tables or tables_of(kvm.name)
+        self._left = self._tables.left
         self._before: tuple[Attempt, Judgement, Comparison] | None = None
 
     def _compared(self, attempt: Attempt, run: VmEntryWitness) -> Comparison:
@@ -253,7 +254,7 @@ class _Entries:
             before, judged, found = self._before
             if before is attempt and judged is judgement:
                 return found
-        found = compare(judgement, attempt, self.kvm)
+        found = compare(judgement, attempt, self.kvm, self._tables)
         self._before = attempt, judgement, found
         return found
 
@@ -299,13 +300,13 @@ class _Entries:
         if self.kvm.run(case.attempt).outcome != ENTERED:
             return None
         virtual = on_virtual(case.attempt, self.kvm)
-        found = l0_owned(run(virtual), virtual, tables_of(self.kvm.name))
+        found = l0_owned(run(virtual), virtual, self._tables)
         return finding(self.kvm.name, *found) if found else None
 
     def merged_enters(self, case: EntryCase, run: VmEntryWitness) -> Finding | None:
         """What the rules and KVM's software let pass, the processor enters with the merged VMCS."""
         judgement = run(on_virtual(case.attempt, self.kvm))
-        found = compare_merged(judgement, case.attempt, self.kvm)
+        found = compare_merged(judgement, case.attempt, self.kvm, self._tables)
         return self._finding(MERGED_ENTERS, found) if found.relation == "overreach" else None
 
     def survives(self, case: EntryCase, _run: VmEntryWitness) -> Finding | None:
@@ -322,7 +323,7 @@ class _Entries:
         if not found:
             return None
         virtual = on_virtual(case.attempt, self.kvm)
-        if tables_of(self.kvm.name).fatal_names(virtual, found):
+        if self._tables.fatal_names(virtual, found):
             return None
         return self._finding(SURVIVES, Comparison("none", site=found[0], message="; ".join(found)))
 
@@ -334,15 +335,16 @@ def harm(seen: Observation) -> tuple[str, ...]:
 
 
 def kvm_oracles(
-    kvm: Kvm,
+    kvm: Kvm, tables: KvmTables | None = None
 ) -> tuple[
     tuple[Oracle[EntryCase, VmEntryWitness], ...], tuple[Oracle[EntryCase, VmEntryWitness], ...]
 ]:
     """Return the oracles over VM entries on `kvm`: those to ask always, and those that cost more.
 
-    They run each attempt once, and must be asked about one attempt after the other.
+    They run each attempt once, and must be asked about one attempt after the other. `tables` is
+    what KVM is known to do, by default all that is known of that kernel.
     """
-    of = _Entries(kvm)
+    of = _Entries(kvm, tables)
     always = (
         Oracle(NO_MISSED_CHECK, "SDM: VM Entries", of.no_missed_check),
         Oracle(NO_OVERREACH, "SDM: VM Entries", of.no_overreach),

@@ -40,6 +40,7 @@ from nvmxfuzz.oracles.kvm.known_loop import (
 from nvmxfuzz.oracles.kvm.l0_owned import L0_OWNED, finding, l0_owned
 from nvmxfuzz.oracles.kvm.l1 import unmet
 from nvmxfuzz.oracles.kvm.passage import changed_fields, changed_pairs, is_fail, late_failure
+from nvmxfuzz.oracles.kvm.tables import KvmTables
 from nvmxfuzz.oracles.kvm.witness import warnings
 from nvmxfuzz.oracles.oracle import Oracle
 from nvmxfuzz.oracles.vm_entry import VmEntryWitness
@@ -78,14 +79,19 @@ class OnceFollowed:
     """A loop on which each attempt runs once, however often it is asked about in a row.
 
     It does not run what no L1 can bring before KVM. `known` is what is known to change on the way,
-    by default all that is of that kernel.
+    `tables` what KVM is known to do, by default all that is of that kernel.
     """
 
-    def __init__(self, loop: Loop, known: Iterable[KnownChange] | None = None) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        known: Iterable[KnownChange] | None = None,
+        tables: KvmTables | None = None,
+    ) -> None:
         self._loop = loop
         self.name = loop.name
         self.kernel = loop.name.partition("+")[0]
-        self.tables = tables_of(self.kernel)
+        self.tables = tables or tables_of(self.kernel)
         self._known = changes_of(self.kernel) if known is None else tuple(known)
         self._attempt: Attempt | None = None
         self._virtual: Attempt | None = None
@@ -323,18 +329,18 @@ def _site(passage: Passage) -> str:
 
 
 def loop_oracles(
-    loop: Loop, known: Iterable[KnownChange] | None = None
+    loop: Loop, known: Iterable[KnownChange] | None = None, tables: KvmTables | None = None
 ) -> tuple[
     tuple[Oracle[EntryCase, VmEntryWitness], ...], tuple[Oracle[EntryCase, VmEntryWitness], ...]
 ]:
     """Return the oracles over VM entries on `loop`: those to ask always, and those that cost more.
 
-    They run each attempt once, and must be asked about one attempt after the other. `known` is as
-    in `OnceFollowed`.
+    They run each attempt once, and must be asked about one attempt after the other. `known` and
+    `tables` are as in `OnceFollowed`.
     """
     from nvmxfuzz.oracles.kvm.dry_run import dry_run_oracles
 
-    followed = OnceFollowed(loop, known)
+    followed = OnceFollowed(loop, known, tables)
     of = _Loops(followed)
     always = (
         Oracle(PERMITTED_OUTCOME, "SDM: VM Entries", of.permitted_outcome),
