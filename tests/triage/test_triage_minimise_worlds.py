@@ -17,8 +17,8 @@ from nvmxfuzz.inputs.step_codec import writes_of
 from nvmxfuzz.inputs.steps import OWN, Offer, SetCpuid, SetMsrs, Value, Vmxon, Write
 from nvmxfuzz.inputs.text import dump_text
 from nvmxfuzz.inputs.world import World, world_on
-from nvmxfuzz.triage.minimise import Budget, minimise
-from nvmxfuzz.triage.minimise.worlds import size, smaller_cases
+from nvmxfuzz.triage.minimise import Budget, minimise, size_of
+from nvmxfuzz.triage.minimise.worlds import smaller_cases
 
 BUDGET = Budget(runs=100_000, seconds=60)
 EPT_VPID = 0x48C
@@ -139,5 +139,5 @@ def test_minimising_ends_whatever_shows() -> None:
     found = minimise(case, lambda _: True, BUDGET)
     assert isinstance(found, RestoreCase)
     assert found == RestoreCase(world_on("skylake-x", "6.12"))
-    assert all(size(each) >= size(found) for each in smaller_cases(found))
+    assert all(size_of(each) >= size_of(found) for each in smaller_cases(found))
     assert dump_text(found).count("\n") == 3

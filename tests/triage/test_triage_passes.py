@@ -68,15 +68,60 @@ def test_changes_that_are_needed_stay_while_another_gets_smaller() -> None:
         assert (edit.value ^ before).bit_count() == 1
 
 
-def test_bytes_between_those_that_matter_are_cleared() -> None:
+def test_bytes_between_those_that_matter_go() -> None:
     def shows(case: SlotCase) -> bool:
         assert isinstance(case, EntryCase)
         first, *_, last = case.attempt.memory.read(0x90000, 4)
         return (first, last) == (1, 4)
 
-    problem, _ = attempted((MemoryEdit(0x90000, b"\1\2\3\4"),), shows)
-    passes.shorten_memory(problem)
-    assert problem.changes == (MemoryEdit(0x90000, b"\1\0\0\4"),)
+    case = apply(PLAIN, [MemoryEdit(0x90000, b"\1\2\3\4")])
+    left = MemoryEdit(0x90000, b"\1"), MemoryEdit(0x90003, b"\4")
+    assert differences(minimise(case, shows, Budget())) == left
+
+
+def test_a_byte_keeps_the_bit_that_matters() -> None:
+    (at, _), *_ = PLAIN.attempt.memory.regions
+    old = PLAIN.attempt.memory.read(at, 1)[0]
+
+    def shows(case: SlotCase) -> bool:
+        assert isinstance(case, EntryCase)
+        return case.attempt.memory.read(at, 1)[0] & 0x10 != old & 0x10
+
+    case = apply(PLAIN, [MemoryEdit(at, bytes([old ^ 0xFF]) * 8)])
+    smallest = minimise(case, shows, Budget())
+    assert isinstance(smallest, EntryCase)
+    assert smallest.attempt.memory.read(at, 8)[0] == old ^ 0x10
+    assert len(differences(smallest)) == 1
+
+
+def test_an_entry_of_the_list_becomes_the_first() -> None:
+    edits = Edit("vm_entry_msr_load_count", 7), Edit("msr_load5_index", 0x1D9)
+
+    def shows(case: SlotCase) -> bool:
+        assert isinstance(case, EntryCase)
+        vmcs, memory = case.attempt.vmcs, case.attempt.memory
+        places = range(min(vmcs.vm_entry_msr_load_count, 8))
+        at = vmcs.vm_entry_msr_load_addr
+        return any(memory.read_int(at + 16 * place, 4) == 0x1D9 for place in places)
+
+    left = Edit("vm_entry_msr_load_count", 1), Edit("msr_load0_index", 0x1D9)
+    assert differences(minimise(apply(PLAIN, edits), shows, Budget())) == left
+
+
+def test_fields_that_have_to_be_alike_lose_their_bits_together() -> None:
+    alike = Edit("io_bitmap_a", 0xABCD_1234_5000), Edit("msr_bitmap", 0xABCD_1234_5000)
+
+    def shows(case: SlotCase) -> bool:
+        assert isinstance(case, EntryCase)
+        vmcs = case.attempt.vmcs
+        return vmcs.io_bitmap_a == vmcs.msr_bitmap and vmcs.msr_bitmap >> 40 & 1 == 1
+
+    smallest = minimise(apply(PLAIN, alike), shows, Budget())
+    one, other = differences(smallest)
+    assert isinstance(one, Edit)
+    assert isinstance(other, Edit)
+    assert one.value == other.value
+    assert one.value.bit_count() <= 4
 
 
 def test_bytes_that_nothing_stands_behind_are_not_cleared() -> None:

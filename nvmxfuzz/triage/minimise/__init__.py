@@ -3,5 +3,6 @@
 
 from nvmxfuzz.triage.minimise.passes import minimise
 from nvmxfuzz.triage.minimise.problem import Budget
+from nvmxfuzz.triage.minimise.sizes import size_of
 
-__all__ = ["Budget", "minimise"]
+__all__ = ["Budget", "minimise", "size_of"]

@@ -5,14 +5,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, overload
+from typing import Any, Final, overload
 
 from nvmxfuzz.inputs.case import Case, EntryCase, MigrationCase, SlotCase, WorldCase
 from nvmxfuzz.inputs.difference import Change, Edit
 from nvmxfuzz.inputs.layout import layout
 from nvmxfuzz.inputs.memory_edit import MemoryEdit
-from nvmxfuzz.triage.minimise.problem import Budget, Problem, plainer_starts
+from nvmxfuzz.inputs.places import MSR_LOAD_ENTRIES
+from nvmxfuzz.triage.minimise.problem import Budget, Problem
+from nvmxfuzz.triage.minimise.retelling import plainer_starts, same_state
 from nvmxfuzz.triage.minimise.worlds import minimise_in_world
+
+_FEW: Final = 8
+"""So many changes more a base that everyone knows is worth."""
+
+_MOST_BYTES: Final = 64
+"""Bytes of memory that are looked at one by one."""
 
 
 @overload
@@ -30,13 +38,33 @@ def minimise(case: Case, shows: Callable[[Any], bool], budget: Budget) -> Case:
     if isinstance(case, WorldCase):
         return minimise_in_world(case, shows, budget)
     problem = Problem(case, shows, budget)
+    plain = _told_plainly(problem, case)
+    if plain is None:
+        return _reduced(problem).case
+    if len(_reduced(plain).changes) <= _FEW:
+        return plain.case
+    own = _reduced(problem)
+    return own.case if len(own.changes) + _FEW < len(plain.changes) else plain.case
+
+
+def _told_plainly(problem: Problem, case: SlotCase) -> Problem | None:
+    """Return the problem against a base that a reader knows better, if that shows the finding."""
+    for plainer in same_state(case):
+        told = problem.told_as(plainer)
+        if told is not None:
+            return told
+    return None
+
+
+def _reduced(problem: Problem) -> Problem:
+    """Make a problem as small as the passes can."""
     while not problem.exhausted:
         before = problem.start, problem.changes
         for reduce in _PASSES:
             reduce(problem)
         if (problem.start, problem.changes) == before:
             break
-    return problem.case
+    return problem
 
 
 def _minimise_migration(
@@ -83,24 +111,40 @@ def drop_changes(problem: Problem) -> None:
 
 
 def reset_bits(problem: Problem) -> None:
-    """Give the bits of each edit the value they have in the base: many at once, then each."""
-    for number in range(len(problem.changes)):
-        edit = problem.changes[number]
-        if isinstance(edit, Edit):
-            _reset_bits(problem, number, problem.origin_of(edit))
+    """Give the bits of each change the value they have in the base: many at once, then each."""
+    for number, change in enumerate(problem.changes):
+        if isinstance(change, Edit) or (change.backed and len(change.data) == 1):
+            _reset_bits(problem, (number,), _value(change) ^ problem.origin_of(change))
 
 
-def _reset_bits(problem: Problem, number: int, old: int) -> None:
-    """Like `drop_changes`, on the differing bits of one edit."""
-    differing = _bits(_edit(problem, number).value ^ old)
-    length = len(differing) // 2
+def reset_alike(problem: Problem) -> None:
+    """Clear the same bits in all edits that have the same value: they may have to be alike."""
+    values = [change.value for change in problem.changes if isinstance(change, Edit)]
+    for value in dict.fromkeys(values):
+        alike = tuple(
+            number
+            for number, change in enumerate(problem.changes)
+            if isinstance(change, Edit) and change.value == value
+        )
+        for number in alike if len(alike) > 1 else ():
+            origin = problem.origin_of(problem.changes[number])
+            _reset_bits(problem, alike, value ^ origin)
+            value = _value(problem.changes[number])
+
+
+def _reset_bits(problem: Problem, numbers: tuple[int, ...], differing: int) -> None:
+    """Like `drop_changes`, on the differing bits of one change, or of several that are alike."""
+    bits = _bits(differing)
+    length = len(bits) if len(numbers) > 1 else len(bits) // 2
     while length:
         at = 0
-        while at < len(differing):
-            chunk = sum(differing[at : at + length])
-            edit = _edit(problem, number)
-            if problem.propose(_with(problem, number, replace(edit, value=edit.value ^ chunk))):
-                del differing[at : at + length]
+        while at < len(bits):
+            chunk = sum(bits[at : at + length])
+            changes = list(problem.changes)
+            for number in numbers:
+                changes[number] = _flipped(changes[number], chunk)
+            if problem.propose(changes):
+                del bits[at : at + length]
             else:
                 at += length
         length //= 2
@@ -120,19 +164,55 @@ def single_bits(problem: Problem) -> None:
                 break
 
 
+def first_of_list(problem: Problem) -> None:
+    """Make the entry of the MSR-load list that matters the first one, and the only one."""
+    for place in range(MSR_LOAD_ENTRIES - 1, 0, -1):
+        for to in range(place):
+            moved = tuple(_moved(change, place, to) for change in problem.changes)
+            slots = [change.slot for change in moved if isinstance(change, Edit)]
+            if not _uses(problem, place) or len(set(slots)) < len(slots):
+                continue
+            if problem.propose_move(moved):
+                break
+
+
+def _uses(problem: Problem, place: int) -> bool:
+    """Tell whether an entry of the list is edited."""
+    prefix = f"msr_load{place}_"
+    return any(
+        isinstance(change, Edit) and change.slot.startswith(prefix) for change in problem.changes
+    )
+
+
+def _moved(change: Change, place: int, to: int) -> Change:
+    """Return a change as it is where an entry of the list is another one, which ends the list."""
+    if not isinstance(change, Edit):
+        return change
+    if change.slot == "vm_entry_msr_load_count":
+        return replace(change, value=to + 1)
+    name = change.slot.replace(f"msr_load{place}_", f"msr_load{to}_")
+    return replace(change, slot=name)
+
+
 def shorten_memory(problem: Problem) -> None:
-    """Leave out bytes at either end of a change of memory, then clear what is left."""
+    """Leave out bytes at either end of a change of memory."""
     for number in range(len(problem.changes)):
-        for candidates in (_shorter, _cleared):
-            proposed = True
-            while proposed:
-                change = problem.changes[number]
-                if not isinstance(change, MemoryEdit):
-                    break
-                proposed = any(
-                    problem.propose(_with(problem, number, smaller))
-                    for smaller in candidates(change)
-                )
+        proposed = True
+        while proposed:
+            change = problem.changes[number]
+            if not isinstance(change, MemoryEdit):
+                break
+            proposed = any(
+                problem.propose(_with(problem, number, smaller)) for smaller in _shorter(change)
+            )
+
+
+def split_memory(problem: Problem) -> None:
+    """Tell bytes of memory one by one, so that each can go, or get its bits back."""
+    told = [change for change in problem.changes if isinstance(change, MemoryEdit)]
+    sizes = [len(change.data) for change in told]
+    if len(sizes) < sum(sizes) <= _MOST_BYTES:
+        problem.split()
 
 
 def _shorter(edit: MemoryEdit) -> Iterator[MemoryEdit]:
@@ -144,17 +224,14 @@ def _shorter(edit: MemoryEdit) -> Iterator[MemoryEdit]:
         cut //= 2
 
 
-def _cleared(edit: MemoryEdit) -> Iterator[MemoryEdit]:
-    if edit.backed:
-        for at, byte in enumerate(edit.data):
-            if byte:
-                yield replace(edit, data=edit.data[:at] + b"\0" + edit.data[at + 1 :])
+def _value(change: Change) -> int:
+    return change.value if isinstance(change, Edit) else int.from_bytes(change.data, "little")
 
 
-def _edit(problem: Problem, number: int) -> Edit:
-    edit = problem.changes[number]
-    assert isinstance(edit, Edit)
-    return edit
+def _flipped(change: Change, bits: int) -> Change:
+    if isinstance(change, Edit):
+        return replace(change, value=change.value ^ bits)
+    return replace(change, data=(_value(change) ^ bits).to_bytes(len(change.data), "little"))
 
 
 def _with(problem: Problem, number: int, change: Change) -> tuple[Change, ...]:
@@ -166,11 +243,14 @@ def _bits(mask: int) -> list[int]:
     return [1 << position for position in range(mask.bit_length()) if mask >> position & 1]
 
 
-_PASSES = (
+_PASSES: Final = (
     isolate,
     drop_changes,
     plainer_start,
-    reset_bits,
-    single_bits,
     shorten_memory,
+    split_memory,
+    first_of_list,
+    reset_bits,
+    reset_alike,
+    single_bits,
 )

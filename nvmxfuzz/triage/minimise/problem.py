@@ -7,21 +7,14 @@ Every proposal that is taken is strictly smaller, so that passes may be repeated
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from time import monotonic
-from typing import TypeAlias
 
-from nvmxfuzz.inputs.bases import base, base_names, default_base
-from nvmxfuzz.inputs.case import ConfigCase, EntryCase, SlotCase
+from nvmxfuzz.inputs.case import SlotCase
 from nvmxfuzz.inputs.difference import Change, Edit, apply, differences, origin
-from nvmxfuzz.inputs.layout import layout
 from nvmxfuzz.inputs.memory_edit import MemoryEdit
-from nvmxfuzz.inputs.words import config_word, entry_word
-from nvmxfuzz.machine.profile import DEFAULT_PROFILE, load_profile
-
-Size: TypeAlias = tuple[int, int, int]
-"""Number of changes (a byte of memory is one), bits that differ, bits that are set."""
+from nvmxfuzz.triage.minimise.sizes import Size, changes_size, memory_of, word_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +26,36 @@ class Budget:
     stop: Callable[[], bool] = bool
 
 
+class _Runs:
+    """The runs that all tellings of one case have together."""
+
+    def __init__(self, shows: Callable[[SlotCase], bool], budget: Budget) -> None:
+        self._shows = shows
+        self._budget = budget
+        self._left = budget.runs
+        self._deadline = monotonic() + budget.seconds
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the budget is spent."""
+        return self._left <= 0 or monotonic() >= self._deadline or self._budget.stop()
+
+    def shows(self, case: SlotCase) -> bool:
+        """Tell whether a case still shows the finding: not, where there is no budget for it."""
+        if self.exhausted:
+            return False
+        self._left -= 1
+        return self._shows(case)
+
+
 class Problem:
     """The smallest case so far, as changes against its base."""
 
     def __init__(self, case: SlotCase, shows: Callable[[SlotCase], bool], budget: Budget) -> None:
-        self.start = origin(case)
-        self.changes = differences(case)
-        self._shows = shows
-        self._budget = budget
-        self._runs = 0
-        self._deadline = monotonic() + budget.seconds
-        self._tried: set[tuple[Change, ...]] = {self.changes}
+        self._runs = _Runs(shows, budget)
+        self.start: SlotCase
+        self.changes: tuple[Change, ...]
+        self._turn_to(case)
 
     @property
     def case(self) -> SlotCase:
@@ -53,9 +65,7 @@ class Problem:
     @property
     def exhausted(self) -> bool:
         """Whether the budget is spent."""
-        return (
-            self._runs >= self._budget.runs or monotonic() >= self._deadline or self._budget.stop()
-        )
+        return self._runs.exhausted
 
     def propose(self, changes: Sequence[Change]) -> bool:
         """Take `changes` if they are smaller and still show the finding; tell whether."""
@@ -63,58 +73,68 @@ class Problem:
         if proposal in self._tried or self.size(proposal) >= self.size(self.changes):
             return False
         self._tried.add(proposal)
-        if not self._still_shows(apply(self.start, proposal)):
+        if not self._runs.shows(apply(self.start, proposal)):
+            return False
+        self.changes = proposal
+        return True
+
+    def propose_move(self, changes: Sequence[Change]) -> bool:
+        """Take as many changes at a place that the caller knows to be better, whatever their bits.
+
+        The caller sees to it that this comes to an end.
+        """
+        proposal = tuple(changes)
+        if self.size(proposal)[0] > self.size(self.changes)[0]:
+            return False
+        if not self._runs.shows(apply(self.start, proposal)):
             return False
         self.changes = proposal
         return True
 
     def propose_start(self, start: SlotCase) -> bool:
         """Tell the changes against another base if the finding still shows."""
-        if not self._still_shows(apply(start, self.changes)):
+        return self.propose_case(apply(start, self.changes))
+
+    def propose_case(self, case: SlotCase) -> bool:
+        """Go on with a case that is told against another base, if the finding still shows."""
+        if not self._runs.shows(case):
             return False
-        self.start = start
-        self.changes = differences(apply(start, self.changes))
-        self._tried = {self.changes}
+        self._turn_to(case)
         return True
 
-    def origin_of(self, edit: Edit) -> int:
-        """Return what the base has in the slot of an edit, 0 for a word of memory."""
-        slot = layout(self.start.harness).by_name[edit.slot]
-        if isinstance(self.start, EntryCase):
-            attempt = self.start.attempt
-            if slot.area == "memory":
-                return attempt.memory.read_int(slot.address, slot.size)
-            return entry_word(attempt, slot)
-        return config_word(self.start, slot)
+    def told_as(self, case: SlotCase) -> Problem | None:
+        """Return the problem of another case, None if it does not show the finding."""
+        if not self._runs.shows(case):
+            return None
+        other = object.__new__(Problem)
+        other._turn_to(case)
+        other._runs = self._runs
+        return other
+
+    def split(self) -> None:
+        """Tell each byte of memory by itself, which is the same case of the same size."""
+        changes: list[Change] = []
+        for change in self.changes:
+            if isinstance(change, MemoryEdit):
+                changes += [
+                    MemoryEdit(change.address + at, bytes([byte]), change.backed)
+                    for at, byte in enumerate(change.data)
+                ]
+            else:
+                changes.append(change)
+        self.changes = tuple(changes)
+
+    def origin_of(self, change: Change) -> int:
+        """Return what the base has in the slot of an edit, or where bytes of memory change."""
+        if isinstance(change, Edit):
+            return word_of(self.start, change)
+        return memory_of(self.start, change.address, len(change.data))
 
     def size(self, changes: Sequence[Change]) -> Size:
         """Return how big a set of changes is."""
-        count = differing = ones = 0
-        for change in changes:
-            if isinstance(change, MemoryEdit):
-                count += len(change.data)
-                ones += int.from_bytes(change.data, "little").bit_count()
-            else:
-                count += 1
-                differing += (change.value ^ self.origin_of(change)).bit_count()
-                ones += change.value.bit_count()
-        return count, differing, ones
+        return changes_size(self.start, changes)
 
-    def _still_shows(self, case: SlotCase) -> bool:
-        if self.exhausted:
-            return False
-        self._runs += 1
-        return self._shows(case)
-
-
-def plainer_starts(start: SlotCase) -> Iterator[SlotCase]:
-    """Yield bases that a reader knows better: of the default profile, and of the usual guest."""
-    if isinstance(start, ConfigCase):
-        if start.base != DEFAULT_PROFILE:
-            yield origin(replace(start, base=DEFAULT_PROFILE))
-        return
-    usual = load_profile(DEFAULT_PROFILE)
-    for profile, name in ((usual, start.base), (start.profile, default_base(start.profile))):
-        known = name in base_names(profile)
-        if known and (profile.name, name) != (start.profile.name, start.base):
-            yield EntryCase(base(name, profile), name, start.note)
+    def _turn_to(self, case: SlotCase) -> None:
+        self.start = origin(case)
+        self.changes = differences(case)
+        self._tried: set[tuple[Change, ...]] = {self.changes}

@@ -13,8 +13,7 @@ from typing import TypeVar
 
 from nvmxfuzz.inputs.case import EntryCase, MigrationCase, RestoreCase, SessionCase, WorldCase
 from nvmxfuzz.inputs.difference import apply, differences, origin
-from nvmxfuzz.inputs.session_steps import STEP_BY_NAME, SessionStep, session_step
-from nvmxfuzz.inputs.step_codec import writes_of
+from nvmxfuzz.inputs.session_steps import STEP_BY_NAME, VCPUS, SessionStep, session_step
 from nvmxfuzz.inputs.steps import (
     OWN,
     RestoreMsr,
@@ -31,6 +30,7 @@ from nvmxfuzz.inputs.world import World, world_on
 from nvmxfuzz.inputs.world_words import edited_world, world_differences, world_origin
 from nvmxfuzz.machine.profile import DEFAULT_PROFILE
 from nvmxfuzz.triage.minimise.problem import Budget
+from nvmxfuzz.triage.minimise.sizes import world_size
 
 _T = TypeVar("_T")
 
@@ -47,7 +47,7 @@ def minimise_in_world(
             if runs >= budget.runs or monotonic() >= deadline or budget.stop():
                 return case
             text = dump_text(proposal)
-            if text in tried or size(proposal) >= size(case):
+            if text in tried or world_size(proposal) >= world_size(case):
                 continue
             tried.add(text)
             runs += 1
@@ -55,19 +55,6 @@ def minimise_in_world(
                 case, smaller = proposal, True
                 break
     return case
-
-
-def size(case: WorldCase) -> tuple[int, int]:
-    """Return how big a case is: characters of its text without the note, then bits of values."""
-    bits = 0
-    if isinstance(case, RestoreCase):
-        for step in case.steps:
-            for write in writes_of(step):
-                value = write.value
-                bits += sum(map(int.bit_count, (value.unset, value.ones, value.flip)))
-    elif isinstance(case, SessionCase):
-        bits = sum(number.bit_count() for step in case.steps for number in step.operands)
-    return len(dump_text(replace(case, note=""))), bits
 
 
 def smaller_cases(case: WorldCase) -> Iterator[WorldCase]:
@@ -94,6 +81,8 @@ def _smaller_sessions(case: SessionCase) -> Iterator[SessionCase]:
         for at, step in enumerate(case.steps):
             for plainer in make(step):
                 yield replace(case, steps=(*case.steps[:at], plainer, *case.steps[at + 1 :]))
+    for vcpu in range(VCPUS - 1):
+        yield replace(case, steps=tuple(replace(step, vcpu=vcpu) for step in case.steps))
     for world in plainer_worlds(case.world):
         yield replace(case, world=world)
 
