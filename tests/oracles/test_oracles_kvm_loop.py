@@ -168,7 +168,7 @@ def vmcs12(**fields: int) -> Fault:
 
 def test_an_outcome_that_is_not_permitted() -> None:
     found = ask(FakeLoop(by_kvm(EXIT_33), by_kvm(EXIT_33)), LEGAL)
-    assert found["entry.permitted-outcome"].site == "exit 33 qualification 0"
+    assert found["entry.permitted-outcome"].site == ("exit 33 qualification 0: KVM, no check")
     found = ask(FakeLoop(ends(ENTERED), ends(ENTERED)), GUEST)
     assert found["entry.permitted-outcome"].rules == ("guest.rflags.reserved",)
 

@@ -41,7 +41,7 @@ from nvmxfuzz.oracles.kvm.l0_owned import L0_OWNED, finding, l0_owned
 from nvmxfuzz.oracles.kvm.l1 import unmet
 from nvmxfuzz.oracles.kvm.passage import changed_fields, changed_pairs, is_fail, late_failure
 from nvmxfuzz.oracles.kvm.tables import KvmTables
-from nvmxfuzz.oracles.kvm.witness import warnings
+from nvmxfuzz.oracles.kvm.witness import place, warnings
 from nvmxfuzz.oracles.oracle import Oracle
 from nvmxfuzz.oracles.vm_entry import VmEntryWitness
 from nvmxfuzz.targets.base import Observation, not_representable
@@ -187,7 +187,11 @@ class _Loops:
             return None
         assert seen.outcome is not None
         said = f"L1 sees {seen.outcome}, {permitted_text(judgement)}"
-        return of.finding(PERMITTED_OUTCOME, kind_of(seen.outcome), said, found.rules)
+        if found.rules:
+            return of.finding(PERMITTED_OUTCOME, kind_of(seen.outcome), said, found.rules)
+        who, blamed = _refused_by(of.follow(attempt), seen.outcome)
+        site = f"{kind_of(seen.outcome)}: {who}"
+        return of.finding(PERMITTED_OUTCOME, site, f"{said}: by {who}", blamed)
 
     def l0_owned(self, case: EntryCase, run: VmEntryWitness) -> Finding | None:
         """KVM's software refuses what breaks only rules about what vmcs02 never has of L1's."""
@@ -316,6 +320,14 @@ def _deciding(judgement: Judgement, outcome: Outcome) -> tuple[str, ...]:
     first = min((rule.failure.stage for rule in broken), default=0)
     names = tuple(rule.name for rule in broken if rule.failure.stage == first)
     return names if outcome in judgement.permitted else ()
+
+
+def _refused_by(passage: Passage, outcome: Outcome) -> tuple[str, tuple[str, ...]]:
+    """Return who ended a VM entry that breaks no rule, and the rules that vmcs02 broke."""
+    if passage.entries:
+        judgement = vm_entry(passage.entries[-1].attempt)
+        return "the processor", _deciding(judgement, outcome)
+    return f"KVM, {place(passage.observation.messages)}", ()
 
 
 def _said(passage: Passage) -> str:
