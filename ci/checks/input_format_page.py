@@ -80,6 +80,9 @@ the permitted outcomes, unchecked without it). For a config: `outcome` (`"accept
 or `"-EIO"`), `warnings` (all sites that warn, unchecked without it) and `[expect.config]` (words of
 the accepted config, by name). For a restore or a migration: `breaches`, what its oracles say of the
 model, known or not, each as `"ORACLE: SITE"`.
+
+`[finding]` says what the case shows, for `nvmxfuzz replay` and `nvmxfuzz bisect`: `oracle`,
+`rules`, `between` (the two sides that disagree), `site`, and the `target` that it runs on, if any.
 """
 
 MSRS = """

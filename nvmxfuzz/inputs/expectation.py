@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs import values
 from nvmxfuzz.inputs.case import Case, CaseKind
+from nvmxfuzz.inputs.shown import Shown
 from nvmxfuzz.machine.outcome import (
     ENTERED,
     FAIL_INVALID,
@@ -69,10 +70,14 @@ AnyExpectation: TypeAlias = Expectation | ConfigExpectation | BreachExpectation
 
 @dataclass(frozen=True, slots=True)
 class Vector:
-    """A case with what is expected of it; None where nothing is (a seed, a case to look at)."""
+    """A case with what is expected of it; None where nothing is (a seed, a case to look at).
+
+    `shown` is the finding that the case shows, where the file is about one.
+    """
 
     case: Case
     expectation: AnyExpectation | None = None
+    shown: Shown | None = None
 
     @property
     def note(self) -> str:
@@ -86,13 +91,13 @@ def parse_expectation(table: Mapping[str, Any], harness: CaseKind) -> AnyExpecta
         return _parse_config(table)
     if harness in ("capability_restore", "migration", "session"):
         values.only_keys(table, ("breaches",), "expect")
-        return BreachExpectation(_names(table, "breaches"))
+        return BreachExpectation(values.names(table, "breaches"))
     values.only_keys(table, ("broken", "unknown", "held", "na", "outcome"), "expect")
     return Expectation(
-        broken=_names(table, "broken"),
-        unknown=_names(table, "unknown"),
-        held=_names(table, "held"),
-        na=_names(table, "na"),
+        broken=values.names(table, "broken"),
+        unknown=values.names(table, "unknown"),
+        held=values.names(table, "held"),
+        na=values.names(table, "na"),
         outcome=_outcomes(table["outcome"]) if "outcome" in table else None,
     )
 
@@ -140,19 +145,12 @@ def _parse_config(table: Mapping[str, Any]) -> ConfigExpectation:
         raise InputError(f"outcome is {show(outcome)}; give {ACCEPTED!r} or {REFUSED!r}")
     return ConfigExpectation(
         outcome=outcome,
-        warnings=_names(table, "warnings") if "warnings" in table else None,
+        warnings=values.names(table, "warnings") if "warnings" in table else None,
         config={
             name: values.fitting(values.number(word, name), 64, name)
             for name, word in values.table(table, "config").items()
         },
     )
-
-
-def _names(table: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    found = table.get(key, [])
-    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-        raise InputError(f"{key} is {show(found)}; give a list of names")
-    return tuple(found)
 
 
 def _outcomes(value: object) -> tuple[Outcome, ...]:

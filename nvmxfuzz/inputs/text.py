@@ -35,6 +35,7 @@ from nvmxfuzz.inputs.layout import Layout, Slot, layout
 from nvmxfuzz.inputs.memory_edit import MemoryEdit
 from nvmxfuzz.inputs.msr_text import msr_literal, read_msrs
 from nvmxfuzz.inputs.profile_name import named_profile, read_profile
+from nvmxfuzz.inputs.shown import parse_shown, shown_table
 from nvmxfuzz.inputs.words import PROFILE_ATTRIBUTES
 from nvmxfuzz.inputs.world_text import (
     migration_worlds,
@@ -81,12 +82,15 @@ def parse_vector(document: Mapping[str, Any]) -> Vector:
         case = parse_session(document)
     else:
         case = replace(
-            _slot_case(document, harness, (*_HEADER, "expect")),
+            _slot_case(document, harness, (*_HEADER, "expect", "finding")),
             note=values.text(document, "note", ""),
         )
-    if "expect" not in document:
-        return Vector(case)
-    return Vector(case, parse_expectation(values.table(document, "expect"), harness))
+    expectation = shown = None
+    if "expect" in document:
+        expectation = parse_expectation(values.table(document, "expect"), harness)
+    if "finding" in document:
+        shown = parse_shown(values.table(document, "finding"))
+    return Vector(case, expectation, shown)
 
 
 def _parse_entry(table: Mapping[str, Any]) -> EntryCase:
@@ -138,6 +142,8 @@ def dump_text(vector: Vector | Case) -> str:
         if isinstance(vector.expectation, ConfigExpectation) and vector.expectation.config:
             words = {name: hex(word) for name, word in vector.expectation.config.items()}
             document.literals("expect.config", words)
+    if vector.shown is not None:
+        document.table("finding", shown_table(vector.shown))
     if not isinstance(case, MigrationCase):
         return document.text()
     entry = toml_writer.Document("entry")

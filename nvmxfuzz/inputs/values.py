@@ -123,3 +123,11 @@ def within_memory(at: int, found: bytes) -> bytes:
     if at + len(found) > 1 << ADDRESS_BITS:
         raise InputError(f"memory at {at:#x} goes beyond {ADDRESS_BITS} address bits; shorten it")
     return found
+
+
+def names(table: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """Return the list of texts under `key`, an empty one where there is none."""
+    found = table.get(key, [])
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise InputError(f"{key} is {show(found)}; give a list of names")
+    return tuple(found)

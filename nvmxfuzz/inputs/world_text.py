@@ -33,7 +33,7 @@ from nvmxfuzz.machine.profile import DEFAULT_PROFILE
 
 _CASE_SLOTS: Final = tuple(slot.name for slot in layout("world").slots if slot.area == "case")
 _WORLD_KEYS: Final = ("profile", *_CASE_SLOTS, "toggled", "parameters", "msrs")
-_COMMON: Final = ("format", "note", "harness", "expect")
+_COMMON: Final = ("format", "note", "harness", "expect", "finding")
 
 
 def parse_restore(document: Mapping[str, Any]) -> RestoreCase:
