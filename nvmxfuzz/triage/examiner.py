@@ -19,11 +19,12 @@ class Answer:
     """What was seen of a case.
 
     `known` are the findings that a campaign is silent about, because they are known: only where
-    they were asked for.
+    they were asked for, as is why the witness cannot stand for the case, `unrepresented`.
     """
 
     findings: tuple[Finding, ...]
     known: tuple[Finding, ...] = ()
+    unrepresented: str = ""
 
     @property
     def identities(self) -> tuple[str, ...]:
@@ -47,7 +48,8 @@ class Examiner:
             return Answer(findings)
         seen = {each.identity for each in findings}
         try:
-            known = [each for each in self._known(case) if each.identity not in seen]
+            known = [each for each in self._known.findings(case) if each.identity not in seen]
+            unrepresented = self._known.unrepresented(case)
         except WITNESS_ERRORS as error:
-            known = [error_finding(error, self.harness.name)]
-        return Answer(findings, tuple(known))
+            return Answer((*findings, error_finding(error, self.harness.name)))
+        return Answer(findings, tuple(known), unrepresented)

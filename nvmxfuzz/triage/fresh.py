@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
@@ -32,11 +33,20 @@ class _Child:
 class Fresh:
     """One process after the other for the cases of one harness: a new one where the last ended.
 
-    Use it in a `with` statement, or `close` it. `starts` counts the processes.
+    Use it in a `with` statement, or `close` it. `starts` counts the processes, `environment` is
+    what they have beside that of this one.
     """
 
-    def __init__(self, setting: Setting, limits: Limits, *, known_too: bool = False) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        limits: Limits,
+        *,
+        known_too: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._setting = setting
+        self._environment = dict(environment or {})
         self._limits = limits
         self._known_too = known_too
         self._child: _Child | None = None
@@ -107,7 +117,7 @@ class Fresh:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
+                env=os.environ | self._environment | {"PYTHONPATH": os.pathsep.join(path)},
                 # Ctrl-C reaches the whole group of the terminal; this side alone decides on it.
                 start_new_session=True,
             )
