@@ -11,10 +11,12 @@ from typing import NoReturn
 from nvmxfuzz import __version__
 from nvmxfuzz.cli import (
     bench,
+    bisect,
     build,
     check,
     compare,
     config,
+    findings,
     fuzz,
     migrate,
     replay,
@@ -49,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (
         *(fuzz, check, compare, config, migrate),
-        *(replay, show, status, rules, targets, build, bench),
+        *(replay, findings, bisect, show, status, rules, targets, build, bench),
     ):
         command.add_parser(commands)
     return top

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`nvmxfuzz findings`: what campaigns have found, in groups of what is about the same."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from nvmxfuzz.campaign.store import open_store
+from nvmxfuzz.cli.fuzz import DEFAULT_STORE
+from nvmxfuzz.machine.outside import printable
+from nvmxfuzz.triage.groups import Group, groups_of
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    command = commands.add_parser(
+        "findings",
+        help="what campaigns have found, in groups",
+        description="List the findings of a store in groups: of one oracle, with the same rules "
+        "at the same place, on whatever kernel and by whatever harness. Each group has its "
+        "smallest case, and what became of it: flaky or not, and what a replay with --keep said.",
+        epilog="Exit status: 0 listed, 2 no store.",
+    )
+    command.add_argument(
+        "store",
+        nargs="?",
+        type=Path,
+        default=DEFAULT_STORE,
+        metavar="STORE",
+        help="default: %(default)s",
+    )
+    command.add_argument("--json", action="store_true", help="one JSON document: a list of groups")
+    command.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print every group, the one that was seen most often first."""
+    with open_store(args.store, create=False) as store:
+        groups = groups_of(store.findings())
+    if args.json:
+        print(json.dumps([group.to_json() for group in groups]))
+        return 0
+    for group in groups:
+        for line in _lines(group):
+            print(printable(line))
+        print()
+    found = sum(len(group.members) for group in groups)
+    flaky = sum(group.is_flaky for group in groups)
+    print(f"{found} findings in {len(groups)} groups, {flaky} of them flaky")
+    return 0
+
+
+def _lines(group: Group) -> Iterator[str]:
+    yield f"{group.name}  seen {group.count} times, {group.standing}"
+    about = "; ".join(filter(None, (", ".join(group.rules), group.site)))
+    if about:
+        yield f"    {about}"
+    yield f"    {group.message}"
+    for each in group.members:
+        where = " and ".join(dict.fromkeys(each.finding.targets))
+        first = f"first in {each.first_bad}" if each.first_bad else ""
+        marks = ", ".join(filter(None, (group.mark(each), each.status, first)))
+        told = f"  ({marks})" if marks else ""
+        yield f"    {each.identity}  {each.harness}, {where}{told}"
+    if group.smallest:
+        yield "    the smallest case:"
+        for line in group.smallest.splitlines():
+            yield f"        {line}".rstrip()
