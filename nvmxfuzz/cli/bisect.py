@@ -63,8 +63,9 @@ def run(args: argparse.Namespace) -> int:
     # Imported late: they load every kind of case, and each command imports this file.
     from nvmxfuzz.triage.bisecting import bisect, first_bad
 
-    found = _found(args)
-    results = bisect(found, [*_at_hand(found), *_trees(args.tree)])
+    trees = list(_trees(args.tree))
+    found = _found(args, trees)
+    results = bisect(found, [*_at_hand(found), *trees])
     first = first_bad(results)
     if args.keep and first is not None:
         _keep(args, found, first.place.version)
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _found(args: argparse.Namespace) -> CaseFinding:
+def _found(args: argparse.Namespace, trees: list[Place]) -> CaseFinding:
     from nvmxfuzz.campaign.store import open_store
     from nvmxfuzz.cli.files import read_file
     from nvmxfuzz.inputs.load import load_vector
@@ -96,7 +97,7 @@ def _found(args: argparse.Namespace) -> CaseFinding:
     vector = load_vector(read_file(Path(args.finding)), args.finding)
     if vector.shown is not None:
         return shown_finding(vector, args.target)
-    return first_seen(vector.case, args.target)
+    return first_seen(vector.case, args.target, [*_built(), *trees])
 
 
 def _keep(args: argparse.Namespace, found: CaseFinding, version: str) -> None:
@@ -111,14 +112,20 @@ def _keep(args: argparse.Namespace, found: CaseFinding, version: str) -> None:
 def _at_hand(found: CaseFinding) -> Iterator[Place]:
     """Yield the kernels that are built; for a finding on models, those that there are models of."""
     from nvmxfuzz.inputs.layout import KERNELS
-    from nvmxfuzz.targets.kvm_native.build.objects import built_kernels, find_object
     from nvmxfuzz.triage.bisecting import Place
 
     target = found.setting.target
-    if target is None or "model" in target:
-        for kernel in KERNELS:
-            yield Place(kernel, f"{kernel} (model)")
+    if target is not None and "model" not in target:
+        yield from _built()
         return
+    for kernel in KERNELS:
+        yield Place(kernel, f"{kernel} (model)")
+
+
+def _built() -> Iterator[Place]:
+    from nvmxfuzz.targets.kvm_native.build.objects import built_kernels, find_object
+    from nvmxfuzz.triage.bisecting import Place
+
     for kernel in built_kernels():
         yield Place(kernel, find_object(kernel).version)
 

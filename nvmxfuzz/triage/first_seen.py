@@ -3,38 +3,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.case import Case
-from nvmxfuzz.targets.kvm_native.build.objects import built_kernels
-from nvmxfuzz.triage.bisecting import case_on
+from nvmxfuzz.triage.bisecting import Place, case_on
 from nvmxfuzz.triage.case_finding import CaseFinding
 from nvmxfuzz.triage.fresh import Fresh
 from nvmxfuzz.triage.job import Limits, Setting
 
 
-def first_seen(case: Case, target: str | None = None, limits: Limits | None = None) -> CaseFinding:
+def first_seen(case: Case, target: str | None, places: Iterable[Place]) -> CaseFinding:
     """Return a finding that a case shows, what is known too; InputError if it shows none.
 
     Without a target, VM entries run on real KVM with the rules below it, sessions on real KVM,
-    other cases on the models.
+    each on the newest of `places` that shows anything, other cases on the models.
     """
-    for setting, there in _places(case, target):
-        with Fresh(setting, limits or Limits(), known_too=True) as process:
-            answer = process.examine(there)
-        for finding in (*answer.findings, *answer.known):
-            return CaseFinding(setting, finding, (there,))
+    if target is not None or case.harness not in ("vm_entry", "session"):
+        found = _shown(case, Setting(case.harness, target), None)
+        if found is not None:
+            return found
+        raise InputError("the case shows no finding there: there is none to look for")
+    for place in sorted(places, key=lambda one: one.age, reverse=True):
+        below = "+rules" if case.harness == "vm_entry" else ""
+        setting = Setting(case.harness, f"kvm-{place.kernel}{below}")
+        found = _shown(case_on(case, place.kernel), setting, place)
+        if found is not None:
+            return found
     raise InputError("the case shows no finding on any kernel at hand: there is none to look for")
 
 
-def _places(case: Case, target: str | None) -> list[tuple[Setting, Case]]:
-    """Return where to look, the newest kernel first."""
-    if target is not None or case.harness not in ("vm_entry", "session"):
-        return [(Setting(case.harness, target), case)]
-    kernels = built_kernels()
-    if not kernels:
-        raise InputError("no kernel is built to run the case on: run nvmxfuzz build kvm")
-    below = "+rules" if case.harness == "vm_entry" else ""
-    return [
-        (Setting(case.harness, f"kvm-{kernel}{below}"), case_on(case, kernel))
-        for kernel in reversed(kernels)
-    ]
+def _shown(case: Case, setting: Setting, place: Place | None) -> CaseFinding | None:
+    environment = place.environment if place is not None else None
+    with Fresh(setting, Limits(), known_too=True, environment=environment) as process:
+        answer = process.examine(case)
+    for finding in (*answer.findings, *answer.known):
+        return CaseFinding(setting, finding, (case,))
+    return None

@@ -6,13 +6,13 @@ Cases of a kernel that is not built are skipped by name.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.expectation import Vector
 from nvmxfuzz.inputs.load import load_vector
 from nvmxfuzz.inputs.text import dump_text
@@ -34,10 +34,12 @@ def skip_unless_built(vector: Vector) -> None:
     assert vector.shown is not None
     if not vector.shown.target:
         return
-    try:
-        target_named(vector.shown.target).make().close()
-    except InputError as reason:
-        pytest.skip(f"{vector.shown.target}: {reason}")
+    entry = target_named(vector.shown.target)
+    reason = entry.usable()
+    if reason and entry.kernel in os.environ.get("NVMXFUZZ_REQUIRE_KVM", "").split(","):
+        pytest.fail(f"required by NVMXFUZZ_REQUIRE_KVM: {reason}")
+    if reason:
+        pytest.skip(f"{entry.name}: {reason}")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from nvmxfuzz.errors import InputError
-from nvmxfuzz.inputs.case import CASE_KINDS
+from nvmxfuzz.inputs.case import CASE_KINDS, CaseKind
 from nvmxfuzz.inputs.codec import decode
 from nvmxfuzz.inputs.expectation import Vector
 from nvmxfuzz.inputs.shown import Shown
@@ -17,8 +17,8 @@ SHOWN = Shown("an.oracle", ("a.rule", "b.rule"), ("cpu", "kvm-6.12"), 'a "site"'
 
 @pytest.mark.parametrize("kind", CASE_KINDS)
 @pytest.mark.parametrize("shown", [SHOWN, Shown("an.oracle", (), ("a", "b"))])
-def test_it_is_read_as_it_was_written_in_cases_of_every_kind(kind: str, shown: Shown) -> None:
-    vector = Vector(decode(b"", kind), shown=shown)  # type: ignore[arg-type] # one of the kinds
+def test_it_is_read_as_it_was_written_in_cases_of_every_kind(kind: CaseKind, shown: Shown) -> None:
+    vector = Vector(decode(b"", kind), shown=shown)
     assert load_text(dump_text(vector).encode(), "file") == vector
 
 
