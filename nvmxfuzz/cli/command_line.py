@@ -16,6 +16,7 @@ from nvmxfuzz.cli import (
     check,
     compare,
     config,
+    corpus,
     findings,
     fuzz,
     migrate,
@@ -50,8 +51,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"nvmxfuzz {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (
-        *(fuzz, check, compare, config, migrate),
-        *(replay, findings, bisect, show, status, rules, targets, build, bench),
+        *(fuzz, status, corpus, check, compare, config, migrate),
+        *(replay, findings, bisect, show, rules, targets, build, bench),
     ):
         command.add_parser(commands)
     return top

@@ -245,13 +245,12 @@ def test_odd_values_are_a_sentence(store: Store, table: str, change: str) -> Non
 
 
 FILLER = """
-import resource, signal, sys
+import resource, sys
 from pathlib import Path
 from nvmxfuzz.campaign.store import open_store
 from nvmxfuzz.campaign.store.values import Provenance
 from nvmxfuzz.errors import InputError
 
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 store = open_store(Path(sys.argv[1]))
 kept = 0

@@ -88,6 +88,13 @@ class Inputs(Database):
         with self._writing() as connection:
             connection.executemany("DELETE FROM input WHERE id = ?", ((each,) for each in numbers))
 
+    def credit(
+        self, number: int, harness: str, target: str, behaviours: Iterable[Behaviour]
+    ) -> None:
+        """Name an input as one that shows behaviours, where none is named."""
+        with self._writing() as connection:
+            _note(connection, (harness, target), behaviours, (number, None, None))
+
     def count_inputs(self) -> Mapping[tuple[str, str], int]:
         """Return by harness and target how many inputs there are, of the first `MOST_INPUTS`."""
         with self._reading() as connection:
