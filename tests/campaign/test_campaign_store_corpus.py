@@ -198,16 +198,17 @@ def test_a_store_that_was_never_locked_is_not(path: Path) -> None:
     [
         "CREATE VIEW other AS SELECT 1",
         "CREATE TRIGGER t AFTER INSERT ON campaign BEGIN DELETE FROM finding; END",
+        "CREATE VIRTUAL TABLE other USING fts5(text)",
     ],
 )
-def test_views_and_triggers_are_refused(path: Path, thing: str) -> None:
+def test_what_would_run_by_itself_is_refused(path: Path, thing: str) -> None:
     open_store(path).close()
     database = sqlite3.connect(path)
     database.execute(thing)
     database.commit()
     database.close()
     for create in (True, False):
-        with pytest.raises(InputError, match="views or triggers"):
+        with pytest.raises(InputError, match="views, triggers or virtual tables"):
             open_store(path, create=create)
 
 
@@ -278,7 +279,7 @@ def test_a_full_disk_is_a_sentence_and_keeps_what_was_written(path: Path) -> Non
 def test_findings_carry_what_triage_learns(store: Store) -> None:
     campaign = store.begin_campaign("", 1, 1)
     finding = Finding("o", ("a",), ("cpu", "kvm"), "", "so")
-    store.add_finding(campaign, "vm_entry", finding, b"", "text", seconds=3.0)
+    store.add_finding(campaign, "vm_entry", finding, b"", "text", target="kvm-6.1", seconds=3.0)
     assert store.finding("o-").flaky is None
     store.add_reruns("vm_entry", finding.identity, 5, 4)
     store.set_first_bad("vm_entry", finding.identity, "6.1")
@@ -286,6 +287,7 @@ def test_findings_carry_what_triage_learns(store: Store) -> None:
     stored = store.finding("o-")
     assert (stored.reruns, stored.same, stored.flaky) == (5, 4, True)
     assert (stored.first_bad, stored.status, stored.seconds) == ("6.1", "gone", 3.0)
+    assert stored.target == "kvm-6.1"
     assert (store.count_flaky(), store.last_finding(campaign)) == (1, 3.0)
     store.add_reruns("vm_entry", finding.identity, 5, 5)
     assert store.count_flaky() == 0

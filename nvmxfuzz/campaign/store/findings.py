@@ -21,7 +21,7 @@ _STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 
 _FINDING: Final = """
     SELECT harness, identity, oracle, rules, targets, site, message, data, case_text,
-           minimised_text, reproduced, reruns, same, first_bad, status, campaign, seconds,
+           minimised_text, reproduced, reruns, same, first_bad, status, campaign, seconds, target,
            (SELECT coalesce(sum(count), 0) FROM sighting WHERE finding = finding.id)
     FROM finding
 """
@@ -38,16 +38,17 @@ class Findings(Database):
         data: bytes,
         case_text: str,
         *,
+        target: str = "",
         seconds: float | None = None,
     ) -> bool:
         """Keep a finding and one sighting of it; return True if the store did not have it yet."""
         with self._writing() as connection:
             cursor = connection.execute(
-                "INSERT OR IGNORE INTO finding (harness, identity, oracle, rules, targets, site,"
-                " message, data, case_text, campaign, seconds)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO finding (harness, target, identity, oracle, rules, targets,"
+                " site, message, data, case_text, campaign, seconds)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    *(harness, finding.identity, finding.oracle),
+                    *(harness, target, finding.identity, finding.oracle),
                     *(json.dumps(finding.rules), json.dumps(finding.targets)),
                     *(finding.site, finding.message, data, case_text, campaign, seconds),
                 ),
@@ -144,7 +145,9 @@ class Findings(Database):
         """Return when a campaign has seen a finding that was new to the store, in its seconds."""
         with self._reading() as connection:
             (seconds,) = connection.execute(
-                "SELECT max(seconds) FROM finding WHERE campaign = ?", (campaign,)
+                "SELECT max(seconds) FROM (SELECT campaign, seconds FROM finding LIMIT ?)"
+                " WHERE campaign = ?",
+                (MOST_FINDINGS, campaign),
             ).fetchone()
             return rows.optional_real(seconds)
 
@@ -179,7 +182,7 @@ def _count(
 def _stored(row: tuple[object, ...]) -> StoredFinding:
     """Return the finding in a row; ValueError or TypeError if the row is damaged."""
     harness, _, oracle, listed, targets, site, message, data, case_text, *triage = row
-    small, again, reruns, same, first_bad, status, campaign, seconds, count = triage
+    small, again, reruns, same, first_bad, status, campaign, seconds, target, count = triage
     one, other = rows.names(targets)
     return StoredFinding(
         harness=rows.text(harness),
@@ -198,4 +201,5 @@ def _stored(row: tuple[object, ...]) -> StoredFinding:
         status=None if status is None else rows.choice(status, _STATUSES),
         campaign=rows.whole(campaign),
         seconds=rows.optional_real(seconds),
+        target=rows.text(target),
     )

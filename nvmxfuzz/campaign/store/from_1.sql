@@ -11,10 +11,10 @@ SELECT id, 0, 0, harness, '', engine, seed, executions, seconds,
        iif(state = 'running', 'running', 'ended'), 1, 0, 0, 0
 FROM campaign_1;
 
-INSERT INTO finding (id, harness, identity, oracle, rules, targets, site, message, data, case_text,
-                     minimised_text, reproduced, campaign)
-SELECT id, harness, identity, oracle, rules, targets, site, message, data, case_text,
-       minimised_text, reproduced, campaign
+INSERT INTO finding (id, harness, target, identity, oracle, rules, targets, site, message, data,
+                     case_text, minimised_text, reproduced, campaign)
+SELECT id, harness, '', identity, oracle, rules, targets, site, message, data,
+       case_text, minimised_text, reproduced, campaign
 FROM finding_1;
 
 INSERT INTO sighting SELECT campaign, finding, count FROM sighting_1;

@@ -172,7 +172,9 @@ class Inputs(Database):
         """Return when a campaign has seen a behaviour that was new to the store, in its seconds."""
         with self._reading() as connection:
             (seconds,) = connection.execute(
-                "SELECT max(seconds) FROM behaviour WHERE campaign = ?", (campaign,)
+                "SELECT max(seconds) FROM (SELECT campaign, seconds FROM behaviour LIMIT ?)"
+                " WHERE campaign = ?",
+                (MOST_BEHAVIOURS, campaign),
             ).fetchone()
             return rows.optional_real(seconds)
 

@@ -2,7 +2,8 @@
 """Opening a store: making a new one, upgrading an old one, and refusing what is none or too new.
 
 A store may be anybody's. What is asked of it has a bounded length, and it may hold nothing that
-runs when a table is read or written: no view, no trigger, no function in its schema.
+runs when a table is read or written: no view, no trigger, no virtual table, no function in its
+schema but harmless ones.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ APPLICATION_ID = 0x6E766D78
 VERSION = 2
 """The version of schema.sql."""
 
-LONGEST_VALUE = 64 << 20
+LONGEST_VALUE = 16 << 20
 """Bytes of one text or blob: SQLite refuses longer ones."""
 
 _TABLES = {
@@ -139,9 +140,12 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
         raise InputError(f"{path} is an SQLite database, but not a store: name another file")
     (active,) = connection.execute(
         "SELECT count(*) FROM sqlite_schema WHERE type NOT IN ('table', 'index')"
+        " OR sql LIKE 'create virtual%'"
     ).fetchone()
     if active:
-        raise InputError(f"{path} has views or triggers, which no store has: name another file")
+        raise InputError(
+            f"{path} has views, triggers or virtual tables, which no store has: name another file"
+        )
     return int(version)
 
 

@@ -60,7 +60,9 @@ class Recorder:
 
     def keep(self, finding: Finding, data: bytes, case_text: str) -> bool:
         """Write a finding; return True if the store did not have it yet."""
-        return self._store.add_finding(self._campaign, self._reference, finding, data, case_text)
+        return self._store.add_finding(
+            *(self._campaign, self._reference, finding, data, case_text), target=self._target
+        )
 
     def keep_triage(self, identity: str, *, reproduced: bool, minimised_text: str | None) -> None:
         """Write what a second run and the minimiser made of a finding."""

@@ -120,6 +120,8 @@ CREATE INDEX behaviour_input ON behaviour (input) WHERE input IS NOT NULL;
 CREATE TABLE finding (
     id INTEGER PRIMARY KEY,
     harness TEXT NOT NULL,
+    -- What the campaign ran on that saw it first; empty also where nobody noted it.
+    target TEXT NOT NULL,
     -- Short and exact: two findings with the same identity are the same.
     identity TEXT NOT NULL,
     oracle TEXT NOT NULL,
@@ -158,6 +160,9 @@ CREATE TABLE sighting (
     count INTEGER NOT NULL,
     PRIMARY KEY (campaign, finding)
 ) STRICT, WITHOUT ROWID;
+
+-- A finding asks how often all campaigns together saw it.
+CREATE INDEX sighting_finding ON sighting (finding, count);
 
 -- How often a campaign saw a known difference between witnesses, which is no finding.
 CREATE TABLE known_difference (

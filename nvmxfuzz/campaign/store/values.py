@@ -113,8 +113,8 @@ class Sample:
 class StoredFinding:
     """A finding with the input that shows it.
 
-    `harness` is what `plan.referenced_harness` finds, `count` how often all campaigns together saw
-    it.
+    `harness` is what `plan.referenced_harness` finds, `target` what it ran on beside its own
+    witness ("" also where that is not known), `count` how often all campaigns together saw it.
     """
 
     harness: str
@@ -130,6 +130,7 @@ class StoredFinding:
     status: Status | None = None
     campaign: int = 0
     seconds: float | None = None
+    target: str = ""
 
     @property
     def identity(self) -> str:
