@@ -7,14 +7,12 @@ import argparse
 import json
 from pathlib import Path
 
-from nvmxfuzz.campaign.plan import ROOT
 from nvmxfuzz.campaign.store import open_store
 from nvmxfuzz.campaign.store.standing import standing
+from nvmxfuzz.cli.fuzz import DEFAULT_STORE
 from nvmxfuzz.cli.invocation import typed_path
 from nvmxfuzz.reports.prometheus import prometheus_text
 from nvmxfuzz.reports.status import status_text
-
-DEFAULT_STORE = ROOT / "nvmxfuzz.db"
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from nvmxfuzz.campaign.store import Store, open_store, opening
 from nvmxfuzz.campaign.store.campaigns import MOST_SAMPLES
-from nvmxfuzz.campaign.store.lock import is_locked
+from nvmxfuzz.campaign.store.lock import is_locked, lock_of
 from nvmxfuzz.campaign.store.values import Behaviour, Provenance, Sample, StoredWorker
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.oracles.finding import Finding
@@ -168,6 +168,7 @@ def test_the_lock_of_a_killed_campaign_is_free(path: Path) -> None:
     assert holder.stdout is not None
     try:
         assert holder.stdout.readline()
+        lock_of(path).chmod(0o444)  # as of somebody else
         assert is_locked(path)
         with open_store(path) as store, pytest.raises(InputError, match="in use by another"):
             store.claim()
@@ -176,6 +177,7 @@ def test_the_lock_of_a_killed_campaign_is_free(path: Path) -> None:
         holder.kill()
         holder.wait()
         assert not is_locked(path)
+        lock_of(path).chmod(0o644)
         with open_store(path) as store:
             store.claim()
             store.claim()

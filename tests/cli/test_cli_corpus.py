@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from nvmxfuzz.campaign.plan import harness_file, load_harness
-from nvmxfuzz.campaign.store import open_store
+from nvmxfuzz.campaign.store import Store, open_store
 from nvmxfuzz.campaign.store.values import Behaviour, Provenance
 from nvmxfuzz.cli import invocation
+from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.load import load_case
 
 Run = Callable[..., tuple[int, str, str]]
@@ -211,6 +212,20 @@ def test_pruning_keeps_the_behaviours_and_drops_the_rest(run: Run, path: Path, c
     assert Behaviour("guest.rflags.reserved", "sole") in seen
     _, out, _ = run("corpus", "prune", path, "--json")
     assert json.loads(out)["corpora"] == [told | {"inputs": 2}]
+
+
+def test_pruning_that_fails_halfway_drops_nothing(
+    run: Run, path: Path, cases: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("corpus", "import", path, cases)
+    before = corpus(path)
+
+    def full(*_: object) -> None:
+        raise InputError("the disk is full")
+
+    monkeypatch.setattr(Store, "credit", full)
+    assert run("corpus", "prune", path)[0] == 2
+    assert corpus(path) == before
 
 
 def test_what_cannot_be_run_is_named_and_stays(run: Run, path: Path, cases: Path) -> None:
