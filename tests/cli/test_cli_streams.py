@@ -54,7 +54,7 @@ def test_a_reader_that_goes_ends_the_campaign(tmp_path: Path) -> None:
     fuzz = f"{COMMAND} fuzz {FORGETFUL} --engine random --seed 1 --store {store}"
     assert shell(f"{fuzz} | head -1; exit ${{PIPESTATUS[0]}}") == (1, "")
     with opening.open_database(store, read_only=True) as database:
-        assert database.execute("SELECT state FROM campaign").fetchall() == [("interrupted",)]
+        assert database.execute("SELECT state FROM campaign").fetchall() == [("error",)]
     database.close()
 
 
