@@ -7,6 +7,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -338,17 +339,23 @@ def test_an_import_that_is_killed_can_be_repeated(path: Path, tmp_path: Path) ->
         (folder / f"{number:04}.toml").write_text(
             f'base = "guest-64"\n[vmcs]\nguest_rip = {number}\n'
         )
-    command = [sys.executable, "-m", invocation.MODULE, "corpus", "import"]
-    arguments = [*command, str(path), str(folder)]
-    for milliseconds in (400, 700):
-        killed = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
-        try:
-            killed.wait(milliseconds / 1000)
-        except subprocess.TimeoutExpired:
-            killed.kill()
-            killed.wait()
-    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    assert "0 bad" in done.stdout
+    # It stops at the pipe, with two transactions behind it and a third one before it.
+    pipe = tmp_path / "pipe.toml"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-m", invocation.MODULE, "corpus", "import", str(path), str(folder)]
+    open_store(path).close()
+    killed = subprocess.Popen([*command, str(pipe)], stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            if len(corpus(path)) >= 512:
+                break
+            time.sleep(0.05)
+    finally:
+        killed.kill()
+        killed.wait()
+    assert len(corpus(path)) == 512
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "88 imported, 512 there already, 0 bad\n"
     assert len(corpus(path)) == 600
 
 
