@@ -19,7 +19,9 @@ CREATE TABLE campaign (
     started INTEGER NOT NULL,
     -- When these figures were last written, by the same clock.
     updated INTEGER NOT NULL,
+    -- How long it has run.
     seconds REAL NOT NULL DEFAULT 0,
+    -- How many inputs its workers have executed.
     executions INTEGER NOT NULL DEFAULT 0,
     -- 'running' until it has ended, so that a campaign that was killed stays so (nobody holds the
     -- lock of the store then); else why it has ended: its time, its number of runs, no new
@@ -40,18 +42,21 @@ CREATE TABLE worker (
     number INTEGER NOT NULL,
     -- The number of the job in the plan, from 0.
     job INTEGER NOT NULL,
+    -- Of the job, as are the next two.
     harness TEXT NOT NULL,
     target TEXT NOT NULL,
+    -- Where its inputs come from: 'atheris', 'hypothesis' or 'random'.
     engine TEXT NOT NULL,
     -- Of the engine of the last process.
     seed INTEGER NOT NULL,
-    -- Of all its processes together.
+    -- Of all its processes together, as is the next.
     executions INTEGER NOT NULL,
     seconds REAL NOT NULL,
     -- Whether the last process is at work, has ended as it should, or has died or hung.
     state TEXT NOT NULL CHECK (state IN ('running', 'ended', 'died')),
-    -- How many processes there were, and how many of them died or hung.
+    -- How many processes there were ...
     starts INTEGER NOT NULL,
+    -- ... and how many of them died or hung.
     deaths INTEGER NOT NULL,
     -- Stability: of so many inputs that were run twice in a row ...
     rechecked INTEGER NOT NULL,
@@ -76,8 +81,9 @@ CREATE TABLE input (
     name TEXT NOT NULL DEFAULT '',
     -- The input it was made from, where the engine says so.
     parent INTEGER REFERENCES input (id) ON DELETE SET NULL,
-    -- Who kept it: NULL for what was imported, and for the worker of a seed.
+    -- Which campaign kept it: NULL for what was imported, and for seeds.
     campaign INTEGER REFERENCES campaign (id),
+    -- Which of its workers found it; NULL likewise.
     worker INTEGER,
     -- When it was kept, in the seconds of that campaign.
     seconds REAL,
@@ -108,7 +114,7 @@ CREATE TABLE behaviour (
     input INTEGER REFERENCES input (id) ON DELETE SET NULL,
     -- NULL if no campaign has seen it, but `nvmxfuzz corpus`.
     campaign INTEGER REFERENCES campaign (id),
-    -- NULL where nobody noted it.
+    -- When that campaign saw it; NULL where nobody noted it.
     seconds REAL,
     PRIMARY KEY (harness, target, point, verdict)
 ) STRICT, WITHOUT ROWID;
@@ -124,12 +130,15 @@ CREATE TABLE finding (
     target TEXT NOT NULL,
     -- Short and exact: two findings with the same identity are the same.
     identity TEXT NOT NULL,
+    -- The name of the oracle.
     oracle TEXT NOT NULL,
-    -- JSON list of names.
+    -- JSON list of the names of what was broken.
     rules TEXT NOT NULL,
     -- JSON list of the two sides that disagree.
     targets TEXT NOT NULL,
+    -- Where they do; empty where there is no such place.
     site TEXT NOT NULL,
+    -- A sentence for people, which plays no part in the identity.
     message TEXT NOT NULL,
     -- The input as the engine made it, encoded.
     data BLOB NOT NULL,
@@ -147,8 +156,9 @@ CREATE TABLE finding (
     first_bad TEXT,
     -- What the last replay made of it; NULL if there was none.
     status TEXT CHECK (status IN ('still there', 'gone', 'different')),
-    -- The campaign that saw it first, and when.
+    -- The campaign that saw it first ...
     campaign INTEGER NOT NULL REFERENCES campaign (id),
+    -- ... and when; NULL where nobody noted it.
     seconds REAL,
     UNIQUE (harness, identity)
 ) STRICT;
@@ -180,11 +190,15 @@ CREATE TABLE sample (
     campaign INTEGER NOT NULL REFERENCES campaign (id),
     -- NULL for the campaign as a whole.
     worker INTEGER,
+    -- The time of the sample.
     seconds REAL NOT NULL,
+    -- Inputs that were executed until then.
     executions INTEGER NOT NULL,
     -- Inputs that were kept.
     corpus INTEGER NOT NULL,
+    -- Behaviours that were seen.
     behaviours INTEGER NOT NULL,
+    -- Different findings.
     findings INTEGER NOT NULL,
     -- Counters of KVM's own code that were seen above 0; NULL without coverage.
     edges INTEGER,
