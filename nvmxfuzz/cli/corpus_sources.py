@@ -112,8 +112,8 @@ class Sources:
             return False
         if path.exists() and self.own.exists() and path.samefile(self.own):
             return True
-        beside = path.name.startswith(self.own.name)
-        return beside and path.absolute().parent.resolve() == self.own.absolute().parent.resolve()
+        own, folder = Path(os.path.realpath(self.own)), os.path.realpath(path.parent)
+        return path.name.startswith(own.name) and folder == str(own.parent)
 
     def _file(self, path: Path, *, within: bool = False) -> Iterator[Found | Bad]:
         """Yield what a file is; `within` a folder that is named nothing, if it is not wanted."""

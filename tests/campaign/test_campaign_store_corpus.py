@@ -169,9 +169,12 @@ def test_the_lock_of_a_killed_campaign_is_free(path: Path) -> None:
     try:
         assert holder.stdout.readline()
         lock_of(path).chmod(0o444)  # as of somebody else
-        assert is_locked(path)
-        with open_store(path) as store, pytest.raises(InputError, match="in use by another"):
-            store.claim()
+        link = path.with_name("link")
+        link.symlink_to(path.name)
+        for name in (path, link):
+            assert is_locked(name)
+            with open_store(name) as store, pytest.raises(InputError, match="in use by another"):
+                store.claim()
         with open_store(path, create=False) as reader:
             assert reader.campaigns() == ()
         holder.kill()

@@ -20,8 +20,8 @@ _FLOCK = "@hhqqi"
 
 
 def lock_of(path: Path) -> Path:
-    """Return the file that is locked for a store."""
-    return path.with_name(f"{path.name}-lock")
+    """Return the file that is locked for a store, by whatever name the store goes."""
+    return Path(f"{os.path.realpath(path)}-lock")
 
 
 def lock_store(path: Path) -> int:
