@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 SITES: Final = 8
-LINES: Final = 16
+LINES: Final = 96
 LINE: Final = 192
 
 _U32: Final = ctypes.c_uint32

@@ -45,7 +45,7 @@ enum nvmx_status {
 };
 
 #define NVMX_SITES 8
-#define NVMX_LINES 16
+#define NVMX_LINES 96
 #define NVMX_LINE 192
 
 struct nvmx_site {
