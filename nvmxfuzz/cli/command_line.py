@@ -17,6 +17,7 @@ from nvmxfuzz.cli import (
     compare,
     config,
     corpus,
+    explain,
     findings,
     fuzz,
     migrate,
@@ -51,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"nvmxfuzz {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (
-        *(fuzz, status, corpus, check, compare, config, migrate),
+        *(fuzz, status, corpus, check, compare, config, migrate, explain),
         *(replay, findings, bisect, show, rules, targets, build, bench),
     ):
         command.add_parser(commands)

@@ -39,7 +39,7 @@ def inputs_by_rule(chapter: Chapter, *, conditions: bool = True) -> dict[str, fr
     `conditions`, what only decides whether the rule applies is left out.
     """
     views = {name: frozenset(_names_in(view)) for name, view in chapter.views.items()}
-    derived = _derived_words()
+    derived = derived_words()
     rules = chapter.rules
     if not conditions:
         rules = tuple(replace(rule, condition=None) for rule in rules)
@@ -65,7 +65,7 @@ def _inputs(
 
 
 @cache
-def _derived_words() -> Mapping[str, frozenset[str]]:
+def derived_words() -> Mapping[str, frozenset[str]]:
     """Return by attribute of `Entry` the inputs that it is computed from.
 
     Found by changing one input at a time of many arbitrary attempts and looking what follows.
