@@ -186,8 +186,17 @@ def test_a_dump_that_is_cut_off_is_read_as_far_as_it_goes(lines: int) -> None:
     tail, head = "".join(whole[-lines:]), "".join(whole[: lines + 5])
     expected = one(KVM).fields
     assert one(head).fields.items() <= expected.items()
-    if "CS: " in tail or "*** " in tail:
+    if "reason=" in tail:
         assert one(tail).fields.items() <= expected.items()
+
+
+@pytest.mark.parametrize("heading", ["Guest", "Host", "Control"])
+def test_a_part_is_known_without_its_heading(heading: str) -> None:
+    text = re.sub(rf".*\*\*\* {heading} State.*\n", "", KVM)
+    assert one(text).fields == one(KVM).fields
+    bare = re.sub(r".*\*\*\*.*\n|.*last attempted.*\n", "", KVM)
+    other = bare.replace("RFLAGS=0x00000002", "RFLAGS=0x00000046")
+    assert [dump.fields["guest_rflags"] for dump in read_dumps((bare + other).encode())] == [2, 70]
 
 
 def test_a_line_that_is_cut_off_is_passed_over() -> None:

@@ -112,10 +112,23 @@ _LINES: Final[Mapping[str, tuple[Template, ...]]] = {
         ),
     }.items()
 }
-_OPENING: Final = tuple(_LINES["guest"][:2]) + tuple(
-    line for line in _LINES["guest"] if "guest_cs_base" in line.names
+_TELLING: Final = {
+    "guest": ("cr0_read_shadow", "cr4_read_shadow", *(f"guest_{name}_limit" for name in SEGMENTS)),
+    "host": ("host_rsp", "host_cs_selector", "host_fs_base", "host_gdtr_base", "host_cr3"),
+    "control": (
+        "cpu_based_vm_exec_control",
+        "vm_exit_controls",
+        "vm_entry_intr_info_field",
+        "vm_exit_reason",
+    ),
+}
+"""Fields by whose lines a part is known where its heading is lost."""
+_OPENING: Final = tuple(
+    (part, line)
+    for part, names in _TELLING.items()
+    for line in _LINES[part]
+    if not set(names).isdisjoint(line.names)
 )
-"""Lines by which a dump is known whose beginning is cut off."""
 
 
 class KernelReader:
@@ -188,17 +201,25 @@ class KernelReader:
         return True
 
     def _field_line(self, line: Line) -> bool:
-        for known in _LINES[self._part] if self._part else _OPENING:
+        for known in _LINES.get(self._part, ()):
             found = known.read(line.text)
             if found is not None:
-                if not self._part:
-                    self._enter(line, "guest")
                 self._add(line, found)
-                self._list = ""
+                return True
+        return self._first_of_part(line)
+
+    def _first_of_part(self, line: Line) -> bool:
+        """Take a line of another part, or of a new dump, that has lost its heading."""
+        for part, known in _OPENING:
+            found = known.read(line.text)
+            if found is not None:
+                self._enter(line, part)
+                self._add(line, found)
                 return True
         return False
 
     def _add(self, line: Line, found: Mapping[str, int]) -> None:
+        self._list = ""
         for name, value in found.items():
             if not is_fact(name) and value >> FIELD_BY_NAME[name].width:
                 raise InputError(
