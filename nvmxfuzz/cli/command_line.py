@@ -18,6 +18,7 @@ from nvmxfuzz.cli import (
     config,
     corpus,
     explain,
+    export,
     findings,
     fuzz,
     migrate,
@@ -53,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (
         *(fuzz, status, corpus, check, compare, config, migrate, explain),
-        *(replay, findings, bisect, show, rules, targets, build, bench),
+        *(replay, findings, bisect, export, show, rules, targets, build, bench),
     ):
         command.add_parser(commands)
     return top

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The finding that a user names: one of a store by its identity, or a case in a file."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from nvmxfuzz.campaign.plan import harness_file, referenced_harness
+from nvmxfuzz.campaign.store import StoredFinding, open_store
+from nvmxfuzz.cli.files import read_file
+from nvmxfuzz.cli.fuzz import DEFAULT_STORE
+from nvmxfuzz.errors import InputError
+from nvmxfuzz.inputs.case import Case
+from nvmxfuzz.inputs.expectation import Vector
+from nvmxfuzz.inputs.load import load_vector
+from nvmxfuzz.oracles.finding import Finding
+from nvmxfuzz.targets.registry import all_targets
+
+_SUFFIXES: Final = (".toml", ".json")
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A case, and of one that a campaign stored the finding; `again` are words that name it."""
+
+    name: str
+    vector: Vector
+    harness: Path
+    again: str
+    finding: Finding | None = None
+
+    @property
+    def case(self) -> Case:
+        """The case alone."""
+        return self.vector.case
+
+    @property
+    def target(self) -> str | None:
+        """The target that is one of the two sides of the finding."""
+        sides = self.finding.targets if self.finding else ()
+        return next((side for side in sides if side in all_targets()), None)
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Declare what names a finding."""
+    command.add_argument(
+        "finding",
+        metavar="FINDING",
+        help="the identity of a finding, as a campaign prints it, or a file with a case",
+    )
+    command.add_argument(
+        "--store",
+        type=Path,
+        default=DEFAULT_STORE,
+        metavar="FILE",
+        help="the store of the campaign (default: that of the checkout)",
+    )
+
+
+def named(name: str, store: Path) -> Named:
+    """Return what a user names; InputError if it is not there, or cannot be run."""
+    path = Path(name)
+    if path.suffix in _SUFFIXES or path.is_file():
+        vector = load_vector(read_file(path), name)
+        return Named(path.stem, vector, harness_file(vector.case.harness), name)
+    stored = _stored(name, store)
+    if not stored.text:
+        raise InputError(f"{name} ended its worker, so that no case of it can be run in the open")
+    vector = load_vector(stored.text.encode(), name)
+    again = f"{store} --finding {name}"
+    return Named(name, vector, referenced_harness(stored.harness), again, stored.finding)
+
+
+def _stored(name: str, path: Path) -> StoredFinding:
+    if not path.exists():
+        raise InputError(
+            f"{name} is no file, and there is no store {path}: name the store with --store"
+        )
+    with open_store(path, create=False) as store:
+        return store.findings_named(name)[0]
