@@ -100,7 +100,7 @@ def _as_text(judgement: Judgement, found: Sequence[Compared], unusable: Mapping[
         lines.append(observation_text(each.name, each.observation, each.end))
         if each.judgement.permitted != judgement.permitted:
             lines.append(f"    on its virtual processor: {_permitted(each.judgement)}")
-        lines.append(f"    {_relation(each)}")
+        lines.append(f"    {relation_text(each)}")
     lines += [f"{name}: not usable: {sentence}" for name, sentence in unusable.items()]
     lines += _rule_by_rule(judgement, found)
     return "\n".join(lines)
@@ -110,7 +110,8 @@ def _permitted(judgement: Judgement) -> str:
     return ", ".join(map(str, judgement.permitted))
 
 
-def _relation(found: Compared) -> str:
+def relation_text(found: Compared) -> str:
+    """Return how a target relates to the rules, for a reader."""
     match found.relation:
         case "none":
             return "has nothing to compare"

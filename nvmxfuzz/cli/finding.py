@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,7 @@ from nvmxfuzz.campaign.plan import harness_file, referenced_harness
 from nvmxfuzz.campaign.store import StoredFinding, open_store
 from nvmxfuzz.cli.files import read_file
 from nvmxfuzz.cli.fuzz import DEFAULT_STORE
+from nvmxfuzz.cli.invocation import typed_path
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.case import Case
 from nvmxfuzz.inputs.expectation import Vector
@@ -24,12 +26,16 @@ _SUFFIXES: Final = (".toml", ".json")
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A case, and of one that a campaign stored the finding; `again` are words that name it."""
+    """A case, and of one that a campaign stored the finding.
+
+    `again` are the words by which `nvmxfuzz replay` knows it, `reference` those of `export`.
+    """
 
     name: str
     vector: Vector
     harness: Path
     again: str
+    reference: str
     finding: Finding | None = None
 
     @property
@@ -65,13 +71,15 @@ def named(name: str, store: Path) -> Named:
     path = Path(name)
     if path.suffix in _SUFFIXES or path.is_file():
         vector = load_vector(read_file(path), name)
-        return Named(path.stem, vector, harness_file(vector.case.harness), name)
+        typed = shlex.quote(name)
+        return Named(path.stem, vector, harness_file(vector.case.harness), typed, typed)
     stored = _stored(name, store)
     if not stored.text:
         raise InputError(f"{name} ended its worker, so that no case of it can be run in the open")
     vector = load_vector(stored.text.encode(), name)
-    again = f"{store} --finding {name}"
-    return Named(name, vector, referenced_harness(stored.harness), again, stored.finding)
+    kept = shlex.quote(typed_path(store))
+    again, reference = f"{kept} --finding {name}", f"{name} --store {kept}"
+    return Named(name, vector, referenced_harness(stored.harness), again, reference, stored.finding)
 
 
 def _stored(name: str, path: Path) -> StoredFinding:
