@@ -11,10 +11,13 @@ from time import monotonic, time
 from nvmxfuzz.campaign.events import Event, Finished, Seen
 from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.campaign.plan import Plan, harness_reference
+from nvmxfuzz.campaign.store.beside import write_beside
+from nvmxfuzz.campaign.store.standing import standing
 from nvmxfuzz.campaign.store.store import Store
 from nvmxfuzz.campaign.store.values import (
     Behaviour,
     CampaignState,
+    Sample,
     StoredWorker,
     Verdict,
     WorkerState,
@@ -25,6 +28,9 @@ from nvmxfuzz.oracles.finding import Finding
 
 WRITE_EVERY = 2.0
 """Seconds between two updates of the totals; findings are written when they come."""
+
+SAMPLE_EVERY = 10.0
+"""Seconds between two points of the time series, and two updates of the files beside the store."""
 
 
 class Recorder:
@@ -41,7 +47,7 @@ class Recorder:
         )
         store.claim()
         self._campaign = store.begin_campaign("", plan.seed, started)
-        self._begin = self._written = monotonic()
+        self._begin = self._written = self._sampled = monotonic()
         self._seen = Seen()
 
     def take(self, event: Event, tally: Tally) -> None:
@@ -49,14 +55,19 @@ class Recorder:
         now = monotonic()
         if isinstance(event, Finished):
             self._write(tally, event.seconds, event.reason)
+            self._sample(tally, event.seconds, running=False)
         elif now - self._written >= WRITE_EVERY:
             self._written = now
             self._write(tally, now - self._begin, "running")
+            if now - self._sampled >= SAMPLE_EVERY:
+                self._sampled = now
+                self._sample(tally, now - self._begin, running=True)
 
     def give_up(self, tally: Tally, seconds: float) -> None:
         """Write the totals of a campaign that cannot go on, if the store still takes them."""
         with suppress(InputError):
             self._write(tally, seconds, "error")
+            self._sample(tally, seconds, running=False)
 
     def keep(self, finding: Finding, data: bytes, case_text: str) -> bool:
         """Write a finding; return True if the store did not have it yet."""
@@ -87,6 +98,21 @@ class Recorder:
                     seconds=seconds,
                 )
         self._seen = tally.seen
+
+    def _sample(self, tally: Tally, seconds: float, *, running: bool) -> None:
+        """Add a point to the time series, and bring the files beside the store up to date."""
+        store, campaign, seen = self._store, self._campaign, tally.seen
+        masks = (seen.na, seen.held, seen.broken, seen.unknown)
+        sample = Sample(
+            seconds=seconds,
+            executions=tally.executions,
+            corpus=sum(store.count_inputs().values()),
+            behaviours=sum(mask.bit_count() for mask in masks),
+            findings=len(tally.sightings),
+        )
+        store.add_sample(campaign, None, sample)
+        found = standing(store, campaign, running=running)
+        write_beside(store.path, found, store.samples(campaign))
 
 
 def behaviours(seen: Seen, points: tuple[str, ...]) -> Iterator[Behaviour]:
