@@ -76,7 +76,7 @@ def test_the_page_says_what_the_command_prints(
 def test_the_page_tells_every_command_and_every_kind_of_outcome() -> None:
     shown = {command.split()[0] for command, _ in examples()}
     assert shown == {
-        *("check", "config", "corpus", "explain", "fuzz"),
+        *("bisect", "check", "config", "corpus", "explain", "fuzz"),
         *("migrate", "replay", "rules", "show"),
     }
     kinds = set(re.findall(r'"kind": "([a-z-]+)"', PAGE.read_text()))
