@@ -138,6 +138,8 @@ def headers(kernel: str) -> Path:
     try:
         source = package_source(kernel)
     except InputError as error:
+        if kernel in os.environ.get("NVMXFUZZ_REQUIRE_KVM", "").split(","):
+            pytest.fail(f"required by NVMXFUZZ_REQUIRE_KVM: {error}")
         pytest.skip(str(error))
     cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     place = cache_home / "nvmxfuzz" / "selftests" / source.key
