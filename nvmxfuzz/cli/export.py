@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -72,7 +73,8 @@ def _json(found: Named) -> str:
 
 
 def _pytest(found: Named) -> str:
-    return to_pytest(found.vector, found.name, found.target)
+    # A file that says what it shows is to show it; this one is to hold once it does not.
+    return to_pytest(replace(found.vector, shown=None), found.name, found.target)
 
 
 _FORMS: Final[Mapping[str, Callable[[Named], str]]] = {

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nvmxfuzz.campaign.plan import harness_file, referenced_harness
 from nvmxfuzz.campaign.store import StoredFinding, open_store
 from nvmxfuzz.cli.files import read_file
 from nvmxfuzz.cli.fuzz import DEFAULT_STORE
@@ -18,25 +17,23 @@ from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.case import Case
 from nvmxfuzz.inputs.expectation import Vector
 from nvmxfuzz.inputs.load import load_vector
-from nvmxfuzz.oracles.finding import Finding
-from nvmxfuzz.targets.registry import all_targets
+from nvmxfuzz.triage.case_finding import CaseFinding, file_of, shown_finding, stored_finding
 
 _SUFFIXES: Final = (".toml", ".json")
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A case, and of one that a campaign stored the finding.
+    """A case, and what it is known to show if it comes from a store or says so itself.
 
     `again` are the words by which `nvmxfuzz replay` knows it, `reference` those of `export`.
     """
 
     name: str
     vector: Vector
-    harness: Path
     again: str
     reference: str
-    finding: Finding | None = None
+    shows: CaseFinding | None = None
 
     @property
     def case(self) -> Case:
@@ -45,9 +42,8 @@ class Named:
 
     @property
     def target(self) -> str | None:
-        """The target that is one of the two sides of the finding."""
-        sides = self.finding.targets if self.finding else ()
-        return next((side for side in sides if side in all_targets()), None)
+        """The target that it shows on, if it takes one."""
+        return self.shows.setting.target if self.shows else None
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -67,19 +63,17 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def named(name: str, store: Path) -> Named:
-    """Return what a user names; InputError if it is not there, or cannot be run."""
+    """Return what a user names; InputError if it is not there, or has no case."""
     path = Path(name)
     if path.suffix in _SUFFIXES or path.is_file():
         vector = load_vector(read_file(path), name)
         typed = shlex.quote(name)
-        return Named(path.stem, vector, harness_file(vector.case.harness), typed, typed)
-    stored = _stored(name, store)
-    if not stored.text:
-        raise InputError(f"{name} ended its worker, so that no case of it can be run in the open")
-    vector = load_vector(stored.text.encode(), name)
-    kept = shlex.quote(typed_path(store))
-    again, reference = f"{kept} --finding {name}", f"{name} --store {kept}"
-    return Named(name, vector, referenced_harness(stored.harness), again, reference, stored.finding)
+        shows = shown_finding(vector) if vector.shown else None
+        return Named(path.stem, vector, typed, typed, shows)
+    found = stored_finding(_stored(name, store))
+    identity, kept = found.finding.identity, shlex.quote(typed_path(store))
+    again, reference = f"{kept} --finding {identity}", f"{identity} --store {kept}"
+    return Named(identity, file_of(found), again, reference, found)
 
 
 def _stored(name: str, path: Path) -> StoredFinding:

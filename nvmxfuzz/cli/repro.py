@@ -9,9 +9,13 @@ import shlex
 from collections.abc import Iterator
 from typing import Final
 
-from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.campaign.memory import memory_bound, memory_uncounted
-from nvmxfuzz.campaign.plan import DEFAULT_MEMORY, load_harness
+from nvmxfuzz.campaign.plan import (
+    DEFAULT_MEMORY,
+    harness_file,
+    load_harness,
+    referenced_harness,
+)
 from nvmxfuzz.campaign.second_witness import with_target
 from nvmxfuzz.cli.compare import relation_text
 from nvmxfuzz.cli.comparing import Compared, compared
@@ -22,10 +26,13 @@ from nvmxfuzz.cpu.vm_entry import vm_entry
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.case import EntryCase
 from nvmxfuzz.machine.attempt import Attempt
+from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.reports.case_text import case_rows
 from nvmxfuzz.reports.observation_text import summary
 from nvmxfuzz.reports.reproduction import Reproduction, Side, to_json, to_text
 from nvmxfuzz.targets.registry import Entry, all_targets
+from nvmxfuzz.triage.case_finding import CaseFinding
+from nvmxfuzz.triage.standing import GONE, Replayer
 
 _RULES: Final = "python-model"
 _MODEL: Final = "kvm-model-"
@@ -53,22 +60,20 @@ def run(args: argparse.Namespace) -> int:
     found = named(args.finding, args.store)
     told = _reproduction(found)
     print(json.dumps(to_json(told)) if args.json else to_text(told))
-    return 1 if told.seen else 0
+    return 1 if told.seen or told.state not in ("", GONE) else 0
 
 
 def _reproduction(found: Named) -> Reproduction:
     case = found.case
-    with memory_uncounted():
-        harness = with_target(load_harness(found.harness), found.target, isolated=True)
-    with memory_bound(DEFAULT_MEMORY):
-        seen = harness.examine(case)
+    state, seen = _seen(found)
     judgement = vm_entry(case.attempt) if isinstance(case, EntryCase) else None
     return Reproduction(
         name=found.name,
         case=case,
         rows=tuple(case_rows(case, everything=False)),
-        finding=found.finding,
-        promise=_promise(harness, found),
+        finding=found.shows.finding if found.shows else None,
+        promise=_promise(found.shows) if found.shows else "",
+        state=state,
         seen=seen,
         judgement=judgement,
         sides=tuple(_sides(case.attempt, judgement))
@@ -78,12 +83,24 @@ def _reproduction(found: Named) -> Reproduction:
     )
 
 
-def _promise(harness: Harness, found: Named) -> str:
+def _seen(found: Named) -> tuple[str, tuple[Finding, ...]]:
+    """Return what became of the finding, and what is seen; "" where none was known."""
+    if found.shows is not None:
+        with Replayer() as replayer:
+            standing = replayer.standing(found.shows)
+        return standing.status, standing.seen
+    with memory_uncounted():
+        harness = load_harness(harness_file(found.case.harness))
+    with memory_bound(DEFAULT_MEMORY):
+        return "", harness.examine(found.case)
+
+
+def _promise(shows: CaseFinding) -> str:
     """Return the sentence of the oracle that fired."""
-    if found.finding is None:
-        return ""
+    file = referenced_harness(shows.setting.harness)
+    harness = with_target(load_harness(file), shows.setting.target, isolated=True)
     oracles = (*harness.always, *harness.oracles)
-    name = found.finding.oracle
+    name = shows.finding.oracle
     return next((oracle.sentence for oracle in oracles if oracle.name == name), name)
 
 

@@ -51,9 +51,10 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Reproduction:
-    """All that is told of a finding. `finding` is what was stored, if it is from a store.
+    """All that is told of a finding. `finding` is what the case is known to show, if anything.
 
-    `seen` are the findings of this run; `judgement` and `sides` are of VM entries only.
+    `state` says what became of that: "still there", "gone" or "different", or "". `seen` are the
+    findings of this run; `judgement` and `sides` are of VM entries only.
     """
 
     name: str
@@ -61,20 +62,11 @@ class Reproduction:
     rows: tuple[Row, ...]
     finding: Finding | None
     promise: str
+    state: str
     seen: tuple[Finding, ...]
     judgement: Judgement | None
     sides: tuple[Side, ...]
     commands: tuple[str, ...]
-
-    @property
-    def state(self) -> str:
-        """Whether the finding is "still there", "gone" or "different"; "" if there was none."""
-        if self.finding is None:
-            return ""
-        identities = [each.identity for each in self.seen]
-        if self.finding.identity in identities:
-            return "still there"
-        return "different" if identities else "gone"
 
 
 def to_text(told: Reproduction) -> str:

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from nvmxfuzz.campaign.store import Store, open_store
+from nvmxfuzz.campaign.store import Store, StoredFinding, open_store
 from nvmxfuzz.inputs.case import EntryCase
 from nvmxfuzz.inputs.load import load_case
 from nvmxfuzz.oracles.finding import Finding
@@ -23,15 +22,6 @@ CASE = VECTORS / "guest-rip-rflags" / "guest.rflags.reserved" / "broken.toml"
 FINDING = Finding("entry.no-missed-check", ("guest.rflags.reserved",), ("cpu", "kvm-6.12"), "", "?")
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """What the command asks of a finding in a store."""
-
-    text: str
-    finding: Finding = FINDING
-    harness: str = "vm_entry"
-
-
 @pytest.fixture
 def in_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], Path]:
     """Return what makes a store whose one finding has that case."""
@@ -39,7 +29,8 @@ def in_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str],
     open_store(path).close()
 
     def make(text: str) -> Path:
-        monkeypatch.setattr(Store, "findings_named", lambda *_: (Stored(text),))
+        stored = StoredFinding("vm_entry", FINDING, b"", text, None, None, 1)
+        monkeypatch.setattr(Store, "findings_named", lambda *_: (stored,))
         return path
 
     return make
@@ -67,12 +58,16 @@ def test_a_finding_of_a_store_keeps_its_name_and_target(
     assert f" * {FINDING.identity}\n" in c
     _, test, _ = run("export", FINDING.identity, "--store", store, "--as", "pytest")
     assert '"--target", "kvm-6.12"' in test
+    assert "[finding]" not in test
+    _, toml, _ = run("export", FINDING.identity, "--store", store, "--as", "toml")
+    assert 'oracle = "entry.no-missed-check"' in toml
+    assert 'target = "kvm-6.12"' in toml
 
 
 def test_a_finding_without_a_case_is_a_sentence(run: Run, in_store: Callable[[str], Path]) -> None:
     status, _, err = run("export", "x", "--store", in_store(""), "--as", "toml")
     assert status == 2
-    assert "x ended its worker" in err
+    assert "no input was saved" in err
 
 
 def test_the_export_can_go_into_a_file(run: Run, tmp_path: Path) -> None:

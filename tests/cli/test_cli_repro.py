@@ -5,33 +5,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from nvmxfuzz.campaign.plan import load_harness
-from nvmxfuzz.campaign.store import Store, open_store
+from nvmxfuzz.campaign.store import Store, StoredFinding, open_store
 from nvmxfuzz.cli import repro
 from nvmxfuzz.oracles.finding import Finding
-from nvmxfuzz.oracles.oracle import Oracle
 from nvmxfuzz.targets.registry import TARGETS
+from nvmxfuzz.triage.standing import Replayer, Standing
 
 Run = Callable[..., tuple[int, str, str]]
 
 ROOT = Path(__file__).parents[2]
 VECTORS = ROOT / "corpus" / "vectors"
 CASE = VECTORS / "guest-rip-rflags" / "guest.rflags.reserved" / "broken.toml"
-FINDING = Finding("planted", ("guest.rflags.reserved",), ("cpu", "cpu"), "here", "as it was")
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """What the command asks of a finding in a store."""
-
-    text: str = CASE.read_text()
-    finding: Finding = FINDING
-    harness: str = "vm_entry"
+FINDING = Finding("entry.repaired", ("guest.rflags.reserved",), ("cpu", "cpu"), "here", "as it was")
 
 
 @pytest.fixture(autouse=True)
@@ -46,22 +36,14 @@ def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Return a store with the finding."""
     path = tmp_path / "fuzz.db"
     open_store(path).close()
-    monkeypatch.setattr(Store, "findings_named", lambda *_: (Stored(),))
+    stored = StoredFinding("vm_entry", FINDING, b"", CASE.read_text(), None, None, 1)
+    monkeypatch.setattr(Store, "findings_named", lambda *_: (stored,))
     return path
 
 
-def plant(monkeypatch: pytest.MonkeyPatch, finding: Finding) -> None:
-    """Let the harness have an oracle that always fires."""
-
-    def check(_case: object, _run: object) -> Finding:
-        """Nothing is ever wrong."""
-        return finding
-
-    oracle = Oracle("planted", "a test", check)
-    real = load_harness
-    monkeypatch.setattr(
-        repro, "load_harness", lambda file: replace(real(file), oracles=(oracle,), always=())
-    )
+def stands(monkeypatch: pytest.MonkeyPatch, standing: Standing) -> None:
+    """Let a replay come to that: how it does is tested where it is."""
+    monkeypatch.setattr(Replayer, "standing", lambda *_: standing)
 
 
 def test_the_page_of_a_case(run: Run) -> None:
@@ -84,10 +66,10 @@ def test_the_page_of_a_case(run: Run) -> None:
 def test_a_finding_that_is_still_there_is_told_with_its_promise(
     run: Run, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plant(monkeypatch, FINDING)
+    stands(monkeypatch, Standing("still there", (FINDING,)))
     status, out, _ = run("repro", FINDING.identity, "--store", store)
     assert status == 1
-    assert out.startswith(f"{FINDING.identity}\n\nWhat was to hold: Nothing is ever wrong.\n")
+    assert out.startswith(f"{FINDING.identity}\n\nWhat was to hold: ")
     assert "What was seen: as it was\n" in out
     assert "the finding is still there" in out
     assert f"replay {store} --finding {FINDING.identity}" in out
@@ -99,7 +81,7 @@ def test_a_finding_that_is_gone_or_another_one(
     status, out, _ = run("repro", FINDING.identity, "--store", store)
     assert status == 0
     assert "the finding is gone" in out
-    plant(monkeypatch, replace(FINDING, site="there"))
+    stands(monkeypatch, Standing("different", (replace(FINDING, site="there"),)))
     status, out, _ = run("repro", FINDING.identity, "--store", store)
     assert status == 1
     assert "the finding is different" in out
@@ -135,3 +117,12 @@ def test_the_real_kvm_names_its_check(run: Run, monkeypatch: pytest.MonkeyPatch)
     assert "Linux 6.12 (kvm-6.12): exit 33 qualification 0\n" in out
     assert " in nested_vmx_check_guest_state\n" in out
     assert "Linux 6.12 on a processor that keeps to the SDM (kvm-6.12+rules)" in out
+
+
+def test_a_regression_says_itself_what_it_shows(run: Run) -> None:
+    """The one finding of the models that needs no kernel to be built."""
+    case = ROOT / "corpus" / "regressions" / "capability-timer-rate" / "models.toml"
+    status, out, _ = run("repro", case)
+    assert status == 1
+    assert "the finding is still there" in out
+    assert "What was to hold: " in out
