@@ -15,7 +15,7 @@ LAYERS = (
     {"machine"},
     {"cpu", "kvm", "inputs"},
     {"targets", "oracles"},
-    {"campaign", "triage"},
+    {"campaign", "triage", "power"},
     {"reports"},
     {"cli"},
     {"fuzz"},

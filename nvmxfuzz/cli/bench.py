@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`nvmxfuzz bench software-checks`: what KVM's checks of a VM entry cost, in instructions."""
+"""`nvmxfuzz bench`: what KVM's checks of a VM entry cost, and how soon planted faults are found."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from nvmxfuzz.cli import bench_faults
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.targets.kvm_native.build.objects import BuiltObject, find_object, usable
 from nvmxfuzz.targets.kvm_native.build.recipe import load_recipe
@@ -23,8 +24,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Declare the command."""
     command = commands.add_parser(
         "bench",
-        help="count what the real KVM executes",
-        description="Count what the real KVM executes: the same figures each time.",
+        help="what the real KVM executes, and how soon planted faults are found",
+        description="Count what the real KVM executes, or measure how soon a campaign finds "
+        "faults.",
     )
     kinds = command.add_subparsers(title="what", metavar="WHAT", required=True)
     checks = kinds.add_parser(
@@ -42,6 +44,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     checks.add_argument("--json", action="store_true", help="one JSON document")
     checks.set_defaults(run=run)
+    bench_faults.add_parser(kinds)
 
 
 def run(args: argparse.Namespace) -> int:

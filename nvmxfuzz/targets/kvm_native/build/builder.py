@@ -25,6 +25,7 @@ from nvmxfuzz.targets.kvm_native.build.objects import (
     is_sound,
     object_in,
 )
+from nvmxfuzz.targets.kvm_native.build.planting import Planting
 from nvmxfuzz.targets.kvm_native.build.progress import Progress
 from nvmxfuzz.targets.kvm_native.build.recipe import SHIM, Recipe, load_recipe, shim_hash
 from nvmxfuzz.targets.kvm_native.build.shell import Shell, StepError
@@ -37,7 +38,14 @@ from nvmxfuzz.targets.kvm_native.build.tools import (
     demand_tools,
 )
 from nvmxfuzz.targets.kvm_native.build.tree import is_provided, provide_tree
-from nvmxfuzz.targets.kvm_native.build.units import Unit, kernel_units, lay_over, runtime_units
+from nvmxfuzz.targets.kvm_native.build.units import (
+    KVM,
+    Unit,
+    kernel_units,
+    lay_over,
+    runtime_unit,
+    runtime_units,
+)
 
 TREE_SPACE = 250_000_000
 OBJECT_SPACE = 100_000_000
@@ -46,12 +54,16 @@ OBJECT_SPACE = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to build. `force` builds an object again that is there."""
+    """What to build. `force` builds an object again that is there.
+
+    `planting` has faults that go into it: such an object belongs into a cache of its own.
+    """
 
     source: Source
     variant: str
     jobs: int
     force: bool = False
+    planting: Planting | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +121,9 @@ class _Build:
 
     def _key(self) -> str:
         """Return the name of the object, which has everything in it that it depends on."""
-        digest = hashlib.sha256(f"{self._shim} {self._version}".encode()).hexdigest()[:12]
+        planted = "" if self._request.planting is None else f" {self._request.planting.digest}"
+        depends = f"{self._shim} {self._version}{planted}"
+        digest = hashlib.sha256(depends.encode()).hexdigest()[:12]
         return f"{self._request.source.key}-{self._request.variant}-{digest}"
 
     def _make(self, folder: Path) -> BuiltObject:
@@ -124,6 +138,8 @@ class _Build:
         work = folder / "work"
         work.mkdir(parents=True)
         lay_over(tree, SHIM, work)
+        if self._request.planting is not None:
+            self._request.planting.plant(work / KVM)
         units = kernel_units(tree, work, self._recipe)
         names = self._compile(self._compiler(tree, config, work), units, folder / LIBRARY)
         listing = ["nm", "--defined-only", "--numeric-sort", str(folder / LIBRARY)]
@@ -141,6 +157,8 @@ class _Build:
 
     def _compile(self, compiler: Compiler, units: Sequence[Unit], target: Path) -> Unresolved:
         runtime = runtime_units(SHIM)
+        if self._request.planting is not None:
+            runtime.append(runtime_unit(self._request.planting.runtime))
         commands = [(unit.place, compiler.kernel_words(unit)) for unit in units]
         commands += [(unit.place, compiler.runtime_words(unit)) for unit in runtime]
         self._shell.progress.stage("compiling", len(commands))

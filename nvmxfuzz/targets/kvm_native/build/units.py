@@ -52,7 +52,12 @@ def kernel_units(tree: Path, work: Path, recipe: Recipe) -> list[Unit]:
 
 def runtime_units(shim: Path) -> list[Unit]:
     """Return the files of the shim that stand on the C library."""
-    return [Unit(path, f"runtime/{path.name}") for path in sorted(shim.glob("runtime/*.c"))]
+    return [runtime_unit(path) for path in sorted(shim.glob("runtime/*.c"))]
+
+
+def runtime_unit(path: Path) -> Unit:
+    """Return a file that stands on the C library."""
+    return Unit(path, f"runtime/{path.name}")
 
 
 def matches(place: str, patterns: Iterable[str]) -> bool:

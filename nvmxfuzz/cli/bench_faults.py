@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`nvmxfuzz bench faults`: how soon a campaign finds small mistakes that were put in on purpose."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from nvmxfuzz.errors import InputError
+from nvmxfuzz.machine.outside import show
+
+if TYPE_CHECKING:
+    from nvmxfuzz.power.fault import Fault
+    from nvmxfuzz.power.trials import Result
+
+MOST_TRIALS = 10_000
+SECONDS = 60.0
+_GOAL = 0.95
+"""The share of trials in which each fault is to be found."""
+
+
+def add_parser(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    command = kinds.add_parser(
+        "faults",
+        help="planted faults: how soon a campaign finds each",
+        description="Plant small faults, one at a time, in the model of KVM and in the real KVM, "
+        "and run a campaign until its first correct finding: of the right oracle, naming the "
+        "right place. Prints medians and 90th percentiles over the trials.",
+        epilog="Exit status: 0 every fault was found in 19 of 20 trials by each engine asked for, "
+        "1 not, 2 bad input, 130 Ctrl-C.",
+    )
+    command.add_argument("--trials", type=_count, default=20, metavar="N", help="(%(default)s)")
+    command.add_argument(
+        "--engine",
+        action="append",
+        metavar="NAME",
+        help="may be given again; --list names them, `all` is each of them (default: atheris)",
+    )
+    command.add_argument(
+        "--fault",
+        action="append",
+        metavar="PATTERN",
+        help="only faults whose name is like that, as in 'kernel.*'; may be given again",
+    )
+    command.add_argument(
+        "--time", type=_seconds, default=SECONDS, metavar="S", help="of a trial (%(default)s)"
+    )
+    command.add_argument("--seed", type=_count, default=1, metavar="N", help="the first one (1)")
+    command.add_argument(
+        "--jobs",
+        type=_count,
+        default=len(os.sched_getaffinity(0)),
+        metavar="N",
+        help="trials side by side (default: one for each processor)",
+    )
+    command.add_argument(
+        "--results",
+        type=Path,
+        metavar="FILE",
+        help="keep each result there as it comes; those that it has are not measured again",
+    )
+    command.add_argument("--list", action="store_true", help="list faults and engines, and end")
+    command.add_argument("--json", action="store_true", help="one JSON document")
+    command.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, and print the tables; return 1 if a fault was missed too often."""
+    from nvmxfuzz.power.trials import Measurement, measure
+    from nvmxfuzz.power.variant import DEFAULT, all_variants, variant_named
+
+    faults = _faults(args.fault)
+    names = args.engine or [DEFAULT]
+    variants = (
+        list(all_variants().values())
+        if "all" in names
+        else [variant_named(name) for name in dict.fromkeys(names)]
+    )
+    if args.list:
+        _print_list(faults)
+        return 0
+    _build(faults, args.jobs)
+    measurement = Measurement(faults, variants, args.trials, args.seed, args.time, args.jobs)
+    begin, count = monotonic(), 0
+
+    def told(result: Result) -> None:
+        nonlocal count
+        count += 1
+        print(_line(result, count, measurement.size, monotonic() - begin), file=sys.stderr)
+
+    results = measure(measurement, args.results, told)
+    _print_results(results, faults, args)
+    return 0 if _is_enough(results) else 1
+
+
+def _print_results(
+    results: Sequence[Result], faults: Sequence[Fault], args: argparse.Namespace
+) -> None:
+    from nvmxfuzz.power.variant import all_variants
+    from nvmxfuzz.reports import power
+
+    if args.json:
+        print(json.dumps(power.as_json(results, faults)))
+        return
+    variants = list(all_variants().values())
+    print(power.table_of_variants(results, variants))
+    for variant in variants:
+        table = power.table_of_faults(results, faults, variant.name)
+        if table.count("\n") > 1:
+            print(f"\n{variant.name}: {variant.sentence}\n\n{table}")
+    for line in power.not_found(results):
+        print(line)
+
+
+def _faults(patterns: Sequence[str] | None) -> list[Fault]:
+    from nvmxfuzz.power.fault import all_faults
+
+    chosen = list(all_faults().values())
+    for pattern in patterns or ():
+        if not any(fnmatchcase(fault.name, pattern) for fault in chosen):
+            raise InputError(
+                f"no planted fault is called like {show(pattern)}: "
+                "nvmxfuzz bench faults --list names them"
+            )
+    if patterns is None:
+        return chosen
+    return [fault for fault in chosen if any(fnmatchcase(fault.name, each) for each in patterns)]
+
+
+def _print_list(faults: Sequence[Fault]) -> None:
+    from nvmxfuzz.power.variant import all_variants
+
+    for fault in faults:
+        print(f"{fault.name}  [{fault.kind}; {', '.join(fault.oracles)}]  {fault.sentence}")
+    print()
+    for variant in all_variants().values():
+        print(f"{variant.name}  {variant.sentence}")
+
+
+def _build(faults: Sequence[Fault], jobs: int) -> None:
+    """Build the kernels that have the faults, as far as they are asked for."""
+    from nvmxfuzz.cli.build_progress import shown_progress
+    from nvmxfuzz.power.in_kernel import build_faulty
+
+    for kernel in sorted({fault.kernel for fault in faults if fault.kernel}):
+        with shown_progress(sys.stderr) as progress:
+            build_faulty(kernel, jobs, progress)
+
+
+def _is_enough(results: Sequence[Result]) -> bool:
+    groups: dict[tuple[str, str], list[bool]] = {}
+    for each in results:
+        groups.setdefault((each.fault, each.variant), []).append(each.trial.found)
+    return all(sum(found) >= _GOAL * len(found) for found in groups.values())
+
+
+def _line(result: Result, count: int, size: int, seconds: float) -> str:
+    trial = result.trial
+    what = trial.identity or f"NOT FOUND {trial.died}".strip()
+    return (
+        f"{count}/{size} {seconds:,.0f} s: {result.fault}, {result.variant}, seed {result.seed}: "
+        f"{what}, {trial.executions:,} executions, {trial.seconds:.1f} s"
+    )
+
+
+def _count(text: str) -> int:
+    if text.isdecimal() and 1 <= int(text) <= MOST_TRIALS:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number from 1 to {MOST_TRIALS}")
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if 0 < seconds <= 86_400:
+        return seconds
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number of seconds up to a day")

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One trial: a campaign's worker with a fault in it, until the first correct finding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from time import monotonic
+
+from nvmxfuzz.campaign.events import Found, Started
+from nvmxfuzz.campaign.plan import DEFAULT_CASE_SECONDS, DEFAULT_MEMORY
+from nvmxfuzz.campaign.scratch import scratch_folder
+from nvmxfuzz.campaign.settings import Settings
+from nvmxfuzz.campaign.workers import WorkerProcess
+from nvmxfuzz.errors import InputError
+from nvmxfuzz.power.fault import Fault
+from nvmxfuzz.power.variant import Variant
+from nvmxfuzz.power.worker import harness_file_with
+
+POLL_SECONDS = 0.05
+MOST_WRONG = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How a fault is looked for, and for how many seconds at most.
+
+    `seeds` are the encoded inputs that the engine begins with, if it takes any.
+    """
+
+    variant: Variant
+    seed: int
+    seconds: float
+    seeds: Sequence[bytes] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What came of a search: the identity of the first correct finding, or "".
+
+    `executions` and `seconds` are those up to it, from the first input on; else all there were.
+    `others` are findings that came before it and were not correct, `died` how the worker ended if
+    it did not end as it should.
+    """
+
+    identity: str
+    executions: int
+    seconds: float
+    others: tuple[str, ...] = ()
+    died: str = ""
+
+    @property
+    def found(self) -> bool:
+        """Whether the fault was found."""
+        return self.identity != ""
+
+
+def hunt(fault: Fault, search: Search) -> Trial:
+    """Look for a fault; InputError if the worker does not even start."""
+    with scratch_folder() as folder:
+        inputs = folder / "inputs"
+        inputs.mkdir()
+        for seed in search.seeds:
+            (inputs / sha256(seed).hexdigest()[:32]).write_bytes(seed)
+        worker = WorkerProcess(
+            harness_file_with(fault, search.variant, folder),
+            _settings(fault, search, folder),
+            DEFAULT_CASE_SECONDS,
+        )
+        try:
+            return _watch(worker, fault, search.seconds)
+        finally:
+            worker.close()
+
+
+def _settings(fault: Fault, search: Search, folder: Path) -> Settings:
+    return Settings(
+        worker=0,
+        engine=search.variant.engine,
+        seed=search.seed,
+        runs=None,
+        seconds=search.seconds,
+        folder=str(folder),
+        last_input=str(folder / "last-input"),
+        events=-1,
+        memory=DEFAULT_MEMORY,
+        target=fault.target,
+    )
+
+
+def _watch(worker: WorkerProcess, fault: Fault, limit: float) -> Trial:
+    started: float | None = None
+    others: list[str] = []
+    is_open = True
+    while is_open:
+        events, is_open = worker.poll(POLL_SECONDS)
+        now = monotonic()
+        for event in events:
+            if isinstance(event, Started):
+                started = now
+            elif isinstance(event, Found) and fault.is_shown_by(event.finding):
+                seconds = now - (started or now)
+                return Trial(event.finding.identity, worker.executions, seconds, tuple(others))
+            elif isinstance(event, Found) and len(others) < MOST_WRONG:
+                others.append(f"{event.finding.identity}: {event.finding.message[:200]}")
+        if started is not None and now > started + limit + 1:
+            worker.abandon()
+    death = worker.death()
+    if started is None:
+        detail = "" if death is None else death.detail or death.reason
+        raise InputError(f"a worker with the fault {fault.name} did not start: {detail}")
+    reason = "" if death is None else f"{death.reason} {death.detail}".strip()
+    return Trial("", worker.executions, monotonic() - started, tuple(others), reason)
