@@ -162,7 +162,7 @@ def _mentions(text: str, names: Sequence[str]) -> bool:
 def _body(plain: str, fault: Planted) -> tuple[int, int]:
     """Return where the body of a function is, without its braces."""
     head = re.compile(
-        rf"^[A-Za-z_][^\n;={{}}]*?\b{re.escape(fault.function)}\([^;{{}}]*\)\s*^\{{", re.M
+        rf"^(?:[A-Za-z_][^\n;={{}}]*?\b)?{re.escape(fault.function)}\([^;{{}}]*\)\s*^\{{", re.M
     )
     found = head.search(plain)
     if found is None:
@@ -199,7 +199,7 @@ def _statements(plain: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         text = plain[first:last]
         if last < 0 or "{" in text or _NO_STATEMENT.match(text):
             continue
-        if re.match(r"[A-Za-z_]\w*(?:(?:->|\.)\w+|\[[^\]]*\])*\s*(?:\(|[-+|&^*/]?=|\+\+|--)", text):
+        if re.match(r"\**[A-Za-z_]\w*(?:(?:->|\.)\w+|\[[^\]]*\])*\s*(?:\(|[-+|&^*/]?=|\+\+|--)", text):
             yield first, last + 1
 
 
