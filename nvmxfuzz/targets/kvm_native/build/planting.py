@@ -29,6 +29,9 @@ _CONDITION: Final = re.compile(r"\b(?:if|while)\s*\(")
 _VALUE: Final = re.compile(r"(?:\breturn\b|(?<![=!<>])=(?!=))\s*")
 _STATEMENT: Final = re.compile(r"(?<=[;{}:)])\s*(?=[A-Za-z_*(])|\belse\s+(?=[A-Za-z_*(])")
 _NAME: Final = re.compile(r"[A-Za-z_]\w*(?:(?:->|\.)[A-Za-z_]\w*)*")
+_CALL_OR_ASSIGNMENT: Final = re.compile(
+    r"\**[A-Za-z_]\w*(?:(?:->|\.)\w+|\[[^\]]*\])*\s*(?:\(|[-+|&^*/]?=|\+\+|--)"
+)
 _NO_STATEMENT: Final = re.compile(r"(?:if|else|for|while|do|switch|case|default|return|goto)\b")
 
 
@@ -199,7 +202,7 @@ def _statements(plain: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         text = plain[first:last]
         if last < 0 or "{" in text or _NO_STATEMENT.match(text):
             continue
-        if re.match(r"\**[A-Za-z_]\w*(?:(?:->|\.)\w+|\[[^\]]*\])*\s*(?:\(|[-+|&^*/]?=|\+\+|--)", text):
+        if _CALL_OR_ASSIGNMENT.match(text):
             yield first, last + 1
 
 
