@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from nvmxfuzz.arch.registers import Cr0, Cr4, Efer
 from nvmxfuzz.kvm.hardware import Hardware, HardwareEntry
 from nvmxfuzz.kvm.vcpu import HostState, NestedState, Vcpu
 from nvmxfuzz.machine.outcome import Outcome
@@ -104,6 +105,18 @@ class Over(Exception):  # noqa: N818 - how the run ends, not an error
         self.check = check
         self.outcome = outcome
         self.died = died
+
+
+def kvm_init_mmu(vcpu: Vcpu) -> None:
+    """End the VM where EFER and CR4 are such as no processor has together."""
+    if (
+        vcpu.behaviour.bugs_without_pae
+        and vcpu.cr0 & Cr0.PG
+        and vcpu.efer & Efer.LMA
+        and not vcpu.cr4 & Cr4.PAE
+    ):
+        vcpu.warn("kvm_calc_cpu_role.pae")
+        raise Over(vcpu.fired[-1] if vcpu.fired else "", None, VM_BUGGED)
 
 
 class EntryRun:

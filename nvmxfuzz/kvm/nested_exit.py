@@ -11,11 +11,11 @@ from nvmxfuzz.arch.controls import Primary, Secondary, VmEntry, VmExit
 from nvmxfuzz.arch.events import Activity
 from nvmxfuzz.arch.instruction_errors import InstructionError
 from nvmxfuzz.arch.msr import MSR_EFER
-from nvmxfuzz.arch.registers import Cr0, Cr4, Efer, Rflags
+from nvmxfuzz.arch.registers import Efer, Rflags
 from nvmxfuzz.arch.segments import AccessRights
 from nvmxfuzz.kvm.check_values import nested_cpu_has2
 from nvmxfuzz.kvm.entry_behaviour import PerfGlobalCtrl
-from nvmxfuzz.kvm.entry_run import VM_BUGGED, Over
+from nvmxfuzz.kvm.entry_run import kvm_init_mmu
 from nvmxfuzz.kvm.msrs import kvm_set_msr, vmx_set_virtual_apic_mode
 from nvmxfuzz.kvm.nested_load import (
     list_entries,
@@ -270,16 +270,10 @@ def nested_vmx_restore_host_state(vcpu: Vcpu, vmcs12: Vmcs) -> None:
     vcpu.cr3 = vmcs["guest_cr3"]
     if vcpu.params.ept and is_pae_paging(vcpu):
         vcpu.pdptrs = tuple(vmcs[name] for name in PDPTR_FIELDS)
-    if vcpu.behaviour.bugs_without_pae and _long_mode_without_pae(vcpu):
-        vcpu.warn("kvm_calc_cpu_role.pae")
-        raise Over(vcpu.fired[-1], None, VM_BUGGED)
+    # EFER may have stayed that of L2, and then it does not go with L1's paging.
+    kvm_init_mmu(vcpu)
     if not _restore_msrs(vcpu, vmcs12):
         nested_vmx_abort(vcpu, "host-msrs")
-
-
-def _long_mode_without_pae(vcpu: Vcpu) -> bool:
-    """Whether EFER, which may have stayed that of L2, does not go with L1's paging."""
-    return bool(vcpu.cr0 & Cr0.PG and vcpu.efer & Efer.LMA and not vcpu.cr4 & Cr4.PAE)
 
 
 def _restore_msrs(vcpu: Vcpu, vmcs12: Vmcs) -> bool:

@@ -250,15 +250,18 @@ def handle_vmread(vmx: VcpuVmx, encoding: str, destination: MemoryOperand | Regi
     if fault:
         return kvm_queue_exception(vmx, fault)
     length = destination.length
-    if vmx.nested.current_vmptr == ALL_ONES:
+    if not _has_vmcs_to_access(vmx):
         return nested_vmx_fail_invalid(vmx, length)
     field = kvm_register_read(vmx, encoding)
     place = get_vmcs12_field_offset(field)
     if place is None:
         return nested_vmx_fail(vmx, int(InstructionError.UNSUPPORTED_VMCS_COMPONENT), length)
-    if field in _EXT_FIELDS:
+    guest_mode = vmx.vcpu.guest_mode
+    if field in _EXT_FIELDS and not guest_mode:
         copy_vmcs02_to_vmcs12_rare(vmx)
-    value = vmcs12_read_any(vmx.nested.cached_vmcs12, place)
+    nested = vmx.nested
+    vmcs12 = nested.cached_shadow_vmcs12 if guest_mode else nested.cached_vmcs12
+    value = vmcs12_read_any(vmcs12, place)
     if isinstance(destination, RegisterOperand):
         kvm_register_write(vmx, destination.name, value)
     else:
@@ -268,14 +271,20 @@ def handle_vmread(vmx: VcpuVmx, encoding: str, destination: MemoryOperand | Regi
     return nested_vmx_succeed(vmx, length)
 
 
+def _has_vmcs_to_access(vmx: VcpuVmx) -> bool:
+    """Whether L1 has a current VMCS, or L2 one that L1 has linked."""
+    if vmx.nested.current_vmptr == ALL_ONES:
+        return False
+    return not vmx.vcpu.guest_mode or vmx.vmcs12.vmcs_link_pointer != ALL_ONES
+
+
 def handle_vmwrite(vmx: VcpuVmx, encoding: str, source: MemoryOperand | RegisterOperand) -> str:
     """VMWRITE of the field whose encoding is in the register `encoding`."""
     fault = nested_vmx_check_permission(vmx)
     if fault:
         return kvm_queue_exception(vmx, fault)
     length = source.length
-    nested = vmx.nested
-    if nested.current_vmptr == ALL_ONES:
+    if not _has_vmcs_to_access(vmx):
         return nested_vmx_fail_invalid(vmx, length)
     if isinstance(source, RegisterOperand):
         value: int | Fault = kvm_register_read(vmx, source.name)
@@ -290,18 +299,25 @@ def handle_vmwrite(vmx: VcpuVmx, encoding: str, source: MemoryOperand | Register
     writable = vmx.vcpu.virtual.msrs.misc & VmxMisc.VMWRITE_ANY_FIELD
     if field_type(field) == _EXIT_INFO and not writable:
         return nested_vmx_fail(vmx, int(InstructionError.VMWRITE_READ_ONLY_VMCS_COMPONENT), length)
-    if field not in SHADOW_FIELDS_RW:
-        copy_vmcs02_to_vmcs12_rare(vmx)
+    _write_vmcs12(vmx, field, place, value)
+    return nested_vmx_succeed(vmx, length)
+
+
+def _write_vmcs12(vmx: VcpuVmx, field: int, place: tuple[int, int], value: int) -> None:
+    nested = vmx.nested
     if field in _ACCESS_RIGHTS:
         value &= _ACCESS_RIGHTS_KEPT
+    if vmx.vcpu.guest_mode:
+        vmcs12_write_any(nested.cached_shadow_vmcs12, place, value)
+        return
+    if field not in SHADOW_FIELDS_RW:
+        copy_vmcs02_to_vmcs12_rare(vmx)
     vmcs12_write_any(nested.cached_vmcs12, place, value)
     if field not in SHADOW_FIELDS_RW:
         nested.dirty_vmcs12 = True
     elif nested.shadow_vmcs:
-        nested.shadow_vmcs[FIELD_BY_ENCODING[field].name] = vmcs12_read_any(
-            nested.cached_vmcs12, place
-        )
-    return nested_vmx_succeed(vmx, length)
+        name = FIELD_BY_ENCODING[field].name
+        nested.shadow_vmcs[name] = vmcs12_read_any(nested.cached_vmcs12, place)
 
 
 SHADOWED = (

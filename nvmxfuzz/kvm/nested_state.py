@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nvmxfuzz.kvm.check_values import page_address_valid
-from nvmxfuzz.kvm.entry_run import EntryRun, Over
+from nvmxfuzz.kvm.entry_run import VM_BUGGED, EntryRun, Over
 from nvmxfuzz.kvm.hardware import WillingHardware
 from nvmxfuzz.kvm.nested_checks_controls import nested_vmx_check_controls
 from nvmxfuzz.kvm.nested_checks_guest import nested_vmx_check_guest_state
@@ -217,9 +217,11 @@ def restore_l2(vmx: VcpuVmx) -> int:
     load_vmcs01(vcpu)
     try:
         nested_vmx_enter_non_root_mode(EntryRun(vcpu, WillingHardware()), from_vmentry=False)
-    except Over:
+    except Over as over:
         # L1 is left with what was loaded of L2 so far.
         end_entry(vmx)
+        if over.died == VM_BUGGED:
+            raise
         return _FAILED_ENTRY
     end_entry(vmx)
     vmx.events.get_nested_state_pages = True

@@ -63,9 +63,9 @@ def _queue(vmx: VcpuVmx, vector: int, error_code: int | None, payload: int | Non
         kvm_deliver_exception_payload(vmx)
 
 
-def queue_debug_exception(vmx: VcpuVmx) -> None:
-    """kvm_vcpu_do_singlestep(): the #DB behind an instruction with TF."""
-    _queue(vmx, Vector.DB, None, _SINGLE_STEP)
+def queue_debug_exception(vmx: VcpuVmx, payload: int = _SINGLE_STEP) -> None:
+    """Queue #DB with what DR6 gets; as it stands kvm_vcpu_do_singlestep(), behind TF."""
+    _queue(vmx, Vector.DB, None, payload)
 
 
 def kvm_deliver_exception_payload(vmx: VcpuVmx) -> None:

@@ -17,9 +17,13 @@ BUG = "__vmx_handle_exit.nested_run_pending"
 
 
 def vmx_vcpu_pre_run(vmx: VcpuVmx) -> bool:
-    """Whether KVM_RUN goes on: no exception can be emulated into an invalid guest."""
+    """Whether KVM_RUN goes on: no exception can be emulated into an invalid guest.
+
+    A triple fault that is requested counts as an exception.
+    """
     queued = vmx.events.exception
-    return not (vmx.emulation_required and (queued.pending or queued.injected))
+    waiting = queued.pending or queued.injected or vmx.events.triple_fault
+    return not (vmx.emulation_required and waiting)
 
 
 def handle_invalid_state(vmx: VcpuVmx) -> bool:

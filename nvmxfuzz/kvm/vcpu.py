@@ -201,6 +201,7 @@ class Vcpu:
         "halted",
         "has_evmcs",
         "host",
+        "in_smm",
         "kvm",
         "l1",
         "memory",
@@ -269,6 +270,7 @@ class Vcpu:
         self.virtual_apic_stale = False
         self.guest_mode = False
         self.nested_run_pending = False
+        self.in_smm = False
         self.shadow_vmcs12_cache = request.nested.shadow_vmcs12_cache
         self.pre_vmenter_debugctl = 0
         self.pre_vmenter_bndcfgs = 0

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from nvmxfuzz.arch.exit_reasons import ExitReason
 from nvmxfuzz.arch.registers import Cr0, Rflags
 from nvmxfuzz.kvm.entry_behaviour import MissingRoot
+from nvmxfuzz.kvm.entry_run import VM_BUGGED, Over
 from nvmxfuzz.kvm.nested_pages import has_backed_root, nested_get_vmcs12_pages
 from nvmxfuzz.kvm.nested_vmexit import L2Exit, nested_vmx_vmexit
 from nvmxfuzz.kvm.nested_vmx_result import INTERNAL_ERROR, kvm_deliver_exception_payload
@@ -67,7 +68,13 @@ def kvm_run(vmx: VcpuVmx, exits: Sequence[GuestExit] = ()) -> Ran:
         raise NotModelledError("L1 is emulated")
     for _ in range(_MOST_ENTRIES):
         guest = exits[ran.entries] if ran.entries < len(exits) else None
-        left = vcpu_enter_guest(vmx, guest, ran)
+        left = ""
+        try:
+            left = vcpu_enter_guest(vmx, guest, ran)
+        except Over as over:
+            if over.died != VM_BUGGED:
+                raise
+            vmx.bugged = True
         if vmx.bugged:
             return Ran(-errno.EIO)
         if left:

@@ -189,6 +189,7 @@ def begin_entry(vmx: VcpuVmx, launch: bool) -> Vcpu:
         ),
     )
     old.dirty_vmcs12 = nested.dirty_vmcs12
+    old.in_smm = vmx.in_smm
     old.shadow_vmcs12_cache = nested.shadow_vmcs12_cache
     old.aborted = ""
     old.halted = old.waits_for_sipi = False

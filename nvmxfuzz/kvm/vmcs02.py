@@ -13,6 +13,7 @@ from nvmxfuzz.arch.entry_failures import EntryFailure
 from nvmxfuzz.arch.msr import MSR_IA32_TSC
 from nvmxfuzz.kvm.check_values import nested_cpu_has2
 from nvmxfuzz.kvm.entry_behaviour import PerfGlobalCtrl
+from nvmxfuzz.kvm.entry_run import kvm_init_mmu
 from nvmxfuzz.kvm.nested_load import (
     load_perf_global_ctrl,
     nested_msr_store_list_has_msr,
@@ -127,6 +128,8 @@ def prepare_vmcs02(vcpu: Vcpu, vmcs12: Vmcs, *, from_vmentry: bool = True) -> tu
     vcpu.vmcs["tsc_offset"] = vcpu.tsc_offset
     if vcpu.kvm.config.cpu_based_2nd_exec_ctrl & Secondary.USE_TSC_SCALING:
         vcpu.vmcs["tsc_multiplier"] = vcpu.tsc_scaling_ratio
+    if vcpu.in_smm and nested_cpu_has2(vmcs12, Secondary.ENABLE_EPT):
+        vcpu.warn("kvm_calc_shadow_ept_root_page_role.smm")
     _load_control_registers(vcpu, vmcs12)
     if from_vmentry and _judges_segments(vcpu) and not vmx_guest_state_valid(vcpu):
         return "guest.segments.valid", _DEFAULT
@@ -187,6 +190,7 @@ def _load_paging(
     failed, qualification = nested_vmx_load_cr3(vcpu, vmcs12.guest_cr3, no_pdptes)
     if failed:
         return failed, qualification
+    kvm_init_mmu(vcpu)
     if vcpu.params.ept:
         vcpu.vmcs["guest_cr3"] = vmcs12.guest_cr3
     if load_pdptrs and nested_ept and is_pae_paging(vcpu):

@@ -12,16 +12,23 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
-from nvmxfuzz.arch.controls import Primary, Secondary
-from nvmxfuzz.arch.events import EventType, InterruptionInfo, Vector
+from nvmxfuzz.arch.controls import Secondary
+from nvmxfuzz.arch.events import InterruptionInfo, Vector
 from nvmxfuzz.arch.exit_reasons import ExitReason
 from nvmxfuzz.arch.registers import Rflags
 from nvmxfuzz.kvm import nested_exit
 from nvmxfuzz.kvm import nested_instructions as instructions
 from nvmxfuzz.kvm.check_values import nested_cpu_has2
-from nvmxfuzz.kvm.entry_run import EntryRun, Over
+from nvmxfuzz.kvm.entry_run import VM_BUGGED, EntryRun, Over
 from nvmxfuzz.kvm.guest_walk import Fault, kvm_read_guest_virt
 from nvmxfuzz.kvm.hardware import WillingHardware
+from nvmxfuzz.kvm.l2_exits import (
+    L0_HANDLERS,
+    exception_vector,
+    handle_debug_exception,
+    is_nmi,
+    nested_vmx_reflects,
+)
 from nvmxfuzz.kvm.nested_enter import handle_vmlaunch
 from nvmxfuzz.kvm.nested_operand import MemoryOperand, RegisterOperand, kvm_register_read
 from nvmxfuzz.kvm.nested_vmexit import (
@@ -53,7 +60,6 @@ from nvmxfuzz.kvm.vcpu_vmx import (
 )
 from nvmxfuzz.kvm.virtual_cpu import ALL_ONES
 from nvmxfuzz.kvm.vmcs12 import write_fields
-from nvmxfuzz.machine.vmcs import Vmcs
 
 _REGISTERS: Final = (
     *("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"),
@@ -154,6 +160,8 @@ def _not_entered(vmx: VcpuVmx, over: Over) -> str:
     outcome = over.outcome
     if vmx.vcpu.aborted:
         vmx.events.triple_fault = True
+    if over.died == VM_BUGGED:
+        raise over
     if outcome is None:
         return INTERNAL_ERROR
     if outcome.kind == "fault":
@@ -187,7 +195,7 @@ def _exception(vmx: VcpuVmx, guest: GuestExit) -> str:
 def handle_ud(vmx: VcpuVmx) -> str:
     """An instruction of L1 that it does not have: KVM emulates RSM in SMM, hardly any other."""
     code = _fetch(vmx)
-    if code == RSM and vmx.in_smm:
+    if code == RSM and vmx.in_smm and not vmx.vcpu.guest_mode:
         single_step = vmx.vcpu.rflags & Rflags.TF
         if em_rsm(vmx):
             if single_step:
@@ -203,6 +211,8 @@ def handle_ud(vmx: VcpuVmx) -> str:
 def _fetch(vmx: VcpuVmx) -> bytes:
     """Return two bytes of code, or what there is of them."""
     vcpu = vmx.vcpu
+    if vcpu.guest_mode and nested_cpu_has2(vmx.vmcs12, Secondary.ENABLE_EPT):
+        raise NotModelledError("code of L2 behind EPT")
     rip = vcpu.rip
     if not is_64_bit_mode(vmx):
         if not _is_within_cs(vmx, rip):
@@ -284,9 +294,7 @@ def _exit_of_l2(vmx: VcpuVmx, guest: GuestExit) -> str:
     if guest.vmfail is not None:
         return _late_vmfail(vmx)
     if not guest.reason & FAILED_VMENTRY and not nested_vmx_reflects(vmx, guest):
-        if guest.reason in _NOTHING_TO_DO:
-            return ""
-        raise NotModelledError(f"an exit of L2 for reason {guest.reason}, which KVM deals with")
+        return _exit_that_is_not_l1s(vmx, guest)
     interruption = guest.fields.get("vm_exit_intr_info", 0)
     if interruption & InterruptionInfo.VALID and interruption & InterruptionInfo.DELIVER_ERROR_CODE:
         code = guest.fields.get("vm_exit_intr_error_code", 0)
@@ -296,6 +304,21 @@ def _exit_of_l2(vmx: VcpuVmx, guest: GuestExit) -> str:
         L2Exit(guest.reason, guest.qualification, interruption),
     )
     return "exit"
+
+
+def _exit_that_is_not_l1s(vmx: VcpuVmx, guest: GuestExit) -> str:
+    if guest.reason == ExitReason.EXCEPTION_NMI:
+        if is_nmi(guest):
+            return ""
+        if exception_vector(guest) == Vector.DB:
+            return handle_debug_exception(vmx, guest)
+        return _exception(vmx, guest)
+    if guest.reason in (ExitReason.VMREAD, ExitReason.VMWRITE):
+        return _HANDLERS[guest.reason](vmx, guest)
+    handler = L0_HANDLERS.get(guest.reason)
+    if handler is None:
+        raise NotModelledError(f"an exit of L2 for reason {guest.reason}, which KVM deals with")
+    return handler(vmx, guest)
 
 
 def _late_vmfail(vmx: VcpuVmx) -> str:
@@ -310,48 +333,3 @@ def _late_vmfail(vmx: VcpuVmx) -> str:
     vmx.nested.shadow_vmcs = {}
     vmx.emulation_required = vmx_emulation_required(vmx)
     return "vmfail-valid 7"
-
-
-def nested_vmx_reflects(vmx: VcpuVmx, guest: GuestExit) -> bool:
-    """nested_vmx_reflect_vmexit(): whether an exit of L2 is L1's, by its reason."""
-    vmcs12 = vmx.vmcs12
-    if guest.reason == ExitReason.EXTERNAL_INTERRUPT:
-        return False
-    if guest.reason in _ALWAYS_L1:
-        return True
-    if guest.reason in _BY_PRIMARY:
-        return vmcs12.cpu_based_vm_exec_control & _BY_PRIMARY[guest.reason] != 0
-    if guest.reason == ExitReason.EXCEPTION_NMI:
-        return _exception_is_l1s(vmcs12, guest.fields.get("vm_exit_intr_info", 0))
-    if guest.reason in (ExitReason.VMREAD, ExitReason.VMWRITE):
-        if nested_cpu_has2(vmcs12, Secondary.VMCS_SHADOWING):
-            raise NotModelledError("VMREAD or VMWRITE of L2 with VMCS shadowing")
-        return True
-    raise NotModelledError(f"an exit of L2 for reason {guest.reason}")
-
-
-def _exception_is_l1s(vmcs12: Vmcs, info: int) -> bool:
-    kind = (info & InterruptionInfo.TYPE) >> InterruptionInfo.TYPE.position
-    vector = info & 0xFF
-    if kind == EventType.NMI or vector in (Vector.PF, Vector.AC):
-        raise NotModelledError("an NMI, #PF or #AC in L2")
-    return vmcs12.exception_bitmap >> vector & 1 == 1
-
-
-_NOTHING_TO_DO: Final = (ExitReason.INTERRUPT_WINDOW, ExitReason.EXTERNAL_INTERRUPT)
-_ALWAYS_L1: Final = frozenset(
-    {
-        *(ExitReason.TRIPLE_FAULT, ExitReason.TASK_SWITCH, ExitReason.CPUID, ExitReason.VMCALL),
-        *(ExitReason.VMCLEAR, ExitReason.VMLAUNCH, ExitReason.VMPTRLD, ExitReason.VMPTRST),
-        *(ExitReason.VMRESUME, ExitReason.VMOFF, ExitReason.VMON, ExitReason.INVEPT),
-        *(ExitReason.INVVPID, ExitReason.APIC_ACCESS),
-    }
-)
-_BY_PRIMARY: Final[Mapping[int, int]] = MappingProxyType(
-    {
-        int(ExitReason.INTERRUPT_WINDOW): int(Primary.INTERRUPT_WINDOW_EXITING),
-        int(ExitReason.NMI_WINDOW): int(Primary.NMI_WINDOW_EXITING),
-        int(ExitReason.HLT): int(Primary.HLT_EXITING),
-        int(ExitReason.MONITOR_TRAP_FLAG): int(Primary.MONITOR_TRAP_FLAG),
-    }
-)

@@ -145,12 +145,10 @@ def _of_instruction(vmx: VcpuVmx, ran: Ran) -> str:
 def _instruction(vmx: VcpuVmx, step: SessionStep, guest: GuestExit) -> StepResult:
     mode = step.chosen("mode")
     was_l2 = vmx.vcpu.guest_mode
-    if mode not in _UNDEFINED_FIRST:
-        _relies_on_processor(vmx)
     if was_l2:
         return _run_l2(vmx, guest)
     if mode == "kernel":
-        return _end(vmx, was_l2, _run(vmx, guest), told=True)
+        return _end(vmx, was_l2, _run(vmx, _as_in_mode(vmx, guest)), told=True)
     before = kvm_get_sregs2(vmx)
     sregs = kvm_get_sregs2(vmx)
     before.pdptrs = sregs.pdptrs = None
@@ -160,8 +158,8 @@ def _instruction(vmx: VcpuVmx, step: SessionStep, guest: GuestExit) -> StepResul
         return StepResult(error)
     if mode == "virtual-8086":
         _set_virtual_8086(vmx, Rflags.VM)
-    if mode in _UNDEFINED_FIRST:
-        guest = guest_exit(l1.UNDEFINED_OPCODE)
+    undefined = mode in _UNDEFINED_FIRST
+    guest = guest_exit(l1.UNDEFINED_OPCODE) if undefined else _as_in_mode(vmx, guest)
     result = _end(vmx, was_l2, _run(vmx, guest), told=True)
     if not vmx.vcpu.guest_mode and not result.outcome.startswith(("exit", "smm", "triple")):
         if mode == "virtual-8086":
@@ -170,11 +168,18 @@ def _instruction(vmx: VcpuVmx, step: SessionStep, guest: GuestExit) -> StepResul
     return result
 
 
-def _relies_on_processor(vmx: VcpuVmx) -> None:
-    """Stop where the processor raises #UD, and KVM relies on that."""
-    on = vmx.nested.vmxon or vmx.vcpu.cr4 & Cr4.VMXE
-    if not vmx.vcpu.guest_mode and on and not is_vmx_code(vmx):
-        raise NotModelledError("a VMX instruction in a mode without")
+def _as_in_mode(vmx: VcpuVmx, guest: GuestExit) -> GuestExit:
+    """Return what becomes of a VMX instruction: #UD in a mode without.
+
+    In SMM KVM comes to the same by itself, as long as there is no VMX operation.
+    """
+    if is_vmx_code(vmx):
+        return guest
+    if not vmx.in_smm:
+        return guest_exit(l1.UNDEFINED_OPCODE)
+    if vmx.nested.vmxon or vmx.vcpu.cr4 & Cr4.VMXE:
+        raise NotModelledError("VMX operation in SMM")
+    return guest
 
 
 def _set_virtual_8086(vmx: VcpuVmx, flag: int) -> None:
@@ -259,27 +264,29 @@ def field_step(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> Step
         if ran.errno:
             return StepResult(ran.errno)
         if machine.shadowing:
-            _relies_on_shadowing(vmx, ran)
+            _uses_shadow(vmx, ran)
     answer = field_access(step.kind, step.chosen("field"), value)
     return _instruction(vmx, step, guest_exit(answer))
 
 
-def _relies_on_shadowing(vmx: VcpuVmx, ran: Ran) -> None:
-    """Stop where the processor would not use a shadow VMCS as it does for L1 in general."""
+def _uses_shadow(vmx: VcpuVmx, ran: Ran) -> bool:
+    """Whether the processor executes VMREAD and VMWRITE on the shadow VMCS, where L1 has one."""
     vcpu = vmx.vcpu
     if ran.left != INTERRUPTED:
         raise NotModelledError("a shadow VMCS of a vCPU that does not run")
-    executes = is_vmx_code(vmx) and vmx.nested.vmxon and not vmx_get_cpl(vmx)
-    known = vmx.nested.current_vmptr != _ALL or not vcpu.cr0 & Cr0.PE
-    if known and not executes and not vcpu.guest_mode:
-        raise NotModelledError("a shadow VMCS where there are no VMX instructions")
+    if vcpu.guest_mode or vmx.nested.current_vmptr == _ALL:
+        return False
+    if not is_vmx_code(vmx) or vmx_get_cpl(vmx):
+        return False
+    if not vmx.nested.vmxon:
+        raise NotModelledError("a shadow VMCS outside VMX operation")
     if vcpu.vmcs["guest_interruptibility_info"] & 3 or vcpu.rflags & Rflags.TF:
         raise NotModelledError("a shadow VMCS, and something that an instruction ends")
+    return True
 
 
 def prepare(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
     """L1 writes a VMCS, field by field, and what it points to; the first that fails ends it."""
-    _relies_on_processor(vmx)
     attempt = machine.attempts(step.chosen("base"))
     was_l2 = vmx.vcpu.guest_mode
     ran = _run(vmx)
@@ -289,8 +296,7 @@ def prepare(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepRes
         machine.memory.write(address, data)
     values = attempt.vmcs.items()
     asked = _WRITTEN
-    if machine.shadowing and vmx.nested.current_vmptr != _ALL and not was_l2:
-        _relies_on_shadowing(vmx, ran)
+    if machine.shadowing and _uses_shadow(vmx, ran):
         # The processor writes these into the shadow VMCS, and nobody moves on.
         asked = tuple(name for name in _WRITTEN if name not in _SHADOWED)
         shadowed = {name: values[name] for name in _WRITTEN if name in _SHADOWED}
@@ -298,6 +304,8 @@ def prepare(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepRes
         if vmx.nested.shadow_vmcs:
             vmx.nested.shadow_vmcs = shadowed
     exits = [guest_exit(field_access("vmwrite", name, values[name])) for name in asked]
+    if not was_l2 and _as_in_mode(vmx, exits[0]) is not exits[0]:
+        exits = [guest_exit(l1.UNDEFINED_OPCODE)]
     result = _end(vmx, was_l2, _run(vmx, *exits[:1]), told=True)
     if result.outcome != "done":
         return result

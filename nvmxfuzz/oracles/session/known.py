@@ -29,8 +29,8 @@ KNOWN: Final = (
         "session.no-warn",
         r"WARN arch/x86/kvm/mmu/mmu\.c(:\d+)?, in SMM over L2",
         ("6.12",),
-        "RSM takes from SMRAM an EFER and a CR4 that no processor has together, and KVM's MMU "
-        "ends the VM for it.",
+        "RSM enters L2 with a vmcs12 that KVM_SET_NESTED_STATE brought in SMM and nobody checked: "
+        "IA-32e mode and a CR4 without PAE, for which KVM's MMU ends the VM.",
     ),
     KnownBreach(
         "ept-in-smm",

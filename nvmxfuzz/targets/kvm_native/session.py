@@ -7,6 +7,7 @@ guest is told by the VM exits that it causes; userspace makes its ioctls as ever
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -80,6 +81,7 @@ class KvmSessions:
             return
         self.library.restore(self._snapshot)
         vm.slots.clear()
+        vm.broken = False
         for vcpu in vm.vcpus:
             vcpu.readable = dict(vcpu.readable_at_first)
         self._untouched = True
@@ -96,6 +98,9 @@ class KvmSessions:
         except Stopped as stopped:
             vm.note()
             result = StepResult(stopped=stopped.result.sentence())
+        if vm.broken and not result.stopped:
+            # What else was read in the step says nothing any more.
+            result = StepResult(-errno.EIO)
         if not vcpu.emulated_l2 and not vm.warnings and not vm.checks:
             return result
         warnings, checks = tuple(vm.warnings), tuple(vm.checks)

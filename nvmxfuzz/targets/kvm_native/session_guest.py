@@ -51,15 +51,24 @@ def _instruction(vcpu: SessionVcpu, step: SessionStep, actions: Any) -> StepResu
     if was_l2:
         return _run_l2(vcpu, actions)
     if mode == "kernel":
-        return end_of(vcpu, was_l2, vcpu.run(actions), told=True)
+        return end_of(vcpu, was_l2, vcpu.run(_as_in_mode(vcpu, actions)), told=True)
     error, undo = _enter_mode(vcpu, mode)
     if error:
         return StepResult(error)
-    chosen = UNDEFINED if mode in _UNDEFINED_FIRST else actions
+    chosen = UNDEFINED if mode in _UNDEFINED_FIRST else _as_in_mode(vcpu, actions)
     result = end_of(vcpu, was_l2, vcpu.run(chosen), told=True)
     if not vcpu.in_l2() and not result.outcome.startswith(("exit", "smm", "triple")):
         undo()
     return result
+
+
+def _as_in_mode(vcpu: SessionVcpu, actions: Any) -> Any:  # noqa: ANN401 # arrays of native.Action
+    """Return what becomes of a VMX instruction: #UD in a mode without.
+
+    In SMM, where firmware has RSM in place of the instruction, KVM comes to the same by itself.
+    """
+    without = not vcpu.in_vmx_code() and not vcpu.get_events().smi.smm
+    return UNDEFINED if without else actions
 
 
 # ---------------------------------------------------------------------- modes
@@ -176,7 +185,7 @@ def field_step(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
         error, _ = vcpu.run()
         if error:
             return StepResult(error)
-        if vcpu.shadow.takes(step.kind, name):
+        if vcpu.shadow.takes(step.kind, name) and vcpu.in_vmx_code(cpl=0):
             return _without_exit(vcpu, step.kind, name, value)
     return _instruction(vcpu, step, script(field_access(step.kind, name, value)))
 
@@ -206,12 +215,15 @@ def prepare(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
         vcpu.vm.write(address, data)
     values = attempt.vmcs.items()
     asked = []
+    executes = vcpu.in_vmx_code(cpl=0)
     for name in vcpu.vm.bases.fields:
-        if vcpu.shadow.takes("vmwrite", name):
+        if executes and vcpu.shadow.takes("vmwrite", name):
             vcpu.shadow.write(name, values[name])
         else:
             asked.append(name)
     scripts = vcpu.vm.bases.scripts(step.chosen("base"), tuple(asked))
+    if not was_l2 and _as_in_mode(vcpu, None) is UNDEFINED:
+        scripts = (UNDEFINED,)
     result = StepResult(0, "done", left)
     for actions in scripts:
         result = end_of(vcpu, was_l2, vcpu.run(actions), told=True)

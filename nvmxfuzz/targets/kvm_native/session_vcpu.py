@@ -10,6 +10,7 @@ from functools import cache
 from struct import Struct
 from typing import Any, Final
 
+from nvmxfuzz.arch.registers import Cr0, Efer, Rflags
 from nvmxfuzz.inputs.session_steps import MSRS
 from nvmxfuzz.targets.kvm_native import ioctl_numbers as io
 from nvmxfuzz.targets.kvm_native import native
@@ -59,6 +60,8 @@ class SessionVm:
         self.vcpus: list[SessionVcpu] = []
         self.warnings: list[str] = []
         self.checks: list[str] = []
+        self.broken = False
+        """An ioctl was refused as of a VM that KVM has declared broken."""
         self.slots: dict[str, Saved] = {}
         self.bases = Bases(self.layout)
         self._ioctl = library.prepare("nvmx_ioctl")
@@ -68,6 +71,8 @@ class SessionVm:
     def call(self, file: int, command: int, argument: Any = 0) -> int:  # noqa: ANN401 # as Library.call
         """Return what an ioctl returns: -errno is a number as others are."""
         value = self._ioctl(file, command, argument)
+        if value == -errno.EIO:
+            self.broken = True
         words = self._words
         if words[self._reader.WARNINGS] or words[self._reader.CHECKS]:
             self.note()
@@ -222,6 +227,16 @@ class SessionVcpu:
     def in_l2(self) -> bool:
         """Tell whether L2 is active."""
         return bool(self._functions.nvmx_is_guest_mode(self.address))
+
+    def in_vmx_code(self, cpl: int = 3) -> bool:
+        """Tell whether the processor executes VMX instructions of the guest, up to that CPL.
+
+        In other modes it raises #UD, and above CPL 0 it leaves the shadow VMCS alone.
+        """
+        sregs = self.get_sregs()
+        if not sregs.cr0 & Cr0.PE or self.get_regs().rflags & Rflags.VM or sregs.ss.dpl > cpl:
+            return False
+        return bool(not sregs.efer & Efer.LMA or sregs.cs.l)
 
     def emulation_required(self) -> bool:
         """Tell whether KVM cannot enter the guest with the state that it has."""
