@@ -28,6 +28,7 @@ from nvmxfuzz.kvm.set_registers import (
     vmx_set_segment,
 )
 from nvmxfuzz.kvm.smm import interrupt_shadow
+from nvmxfuzz.kvm.vcpu_cpuid import capability_msrs_changed
 from nvmxfuzz.kvm.vcpu_events import NotModelledError, QueuedException
 from nvmxfuzz.kvm.vcpu_vmx import (
     GPRS,
@@ -221,7 +222,7 @@ def kvm_set_one_msr(vmx: VcpuVmx, index: int, value: int) -> str:
         vmx.smbase = value
         return ""
     if index == msr.MSR_EFER:
-        if not kvm_valid_efer(vcpu, value):
+        if value & vcpu.kvm.virtual.efer_reserved:
             return REFUSED
         vmx_set_efer(vcpu, value & ~Efer.LMA | vcpu.efer & Efer.LMA)
         return ""
@@ -246,7 +247,7 @@ def _set_capability(vmx: VcpuVmx, index: int, value: int) -> str:
     if index == msr.MSR_IA32_FEAT_CTL and not value:
         vmx_leave_nested(vmx)
     if vmx.msrs.msrs != before:
-        raise NotModelledError("capability MSRs that change")
+        capability_msrs_changed(vmx)
     return ""
 
 

@@ -83,6 +83,8 @@ class VcpuVmx:
     events: Events = field(default_factory=Events)
     msrs: MsrVcpu | None = None
     """The capability MSRs and IA32_FEATURE_CONTROL; without, nobody has changed them."""
+    capabilities: tuple[tuple[str, int | None], ...] | None = None
+    """The same as whoever reads them has seen them last; None where they may have changed."""
     smbase: int = DEFAULT_SMBASE
     shadowing: bool = False
     """KVM uses a shadow VMCS for L1."""

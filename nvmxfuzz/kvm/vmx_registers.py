@@ -93,9 +93,7 @@ def vmx_l1_guest_owned_cr0_bits(vcpu: Vcpu) -> int:
 
 def set_cr4_guest_host_mask(vcpu: Vcpu) -> None:
     """Compute which bits of CR4 the guest may change itself, and tell the loaded VMCS."""
-    owned = KVM_POSSIBLE_CR4_GUEST_BITS
-    if not vcpu.virtual.msrs.cr4_fixed1 & Cr4.FSGSBASE:
-        owned &= ~Cr4.FSGSBASE
+    owned = KVM_POSSIBLE_CR4_GUEST_BITS & ~vcpu.virtual.cr4_reserved
     if not vcpu.params.ept:
         owned &= ~(X86_CR4_TLBFLUSH_BITS | X86_CR4_PDPTR_BITS)
     if vcpu.guest_mode:

@@ -20,7 +20,7 @@ from nvmxfuzz.inputs.world import World
 from nvmxfuzz.kvm.entry_behaviour import entry_behaviour
 from nvmxfuzz.kvm.guest_memory import PagedMemory
 from nvmxfuzz.kvm.hardware_setup import LoadedKvm, load_kvm_intel
-from nvmxfuzz.kvm.msr_vcpu import vmx_get_msr, vmx_set_msr
+from nvmxfuzz.kvm.msr_vcpu import MsrVcpu, vmx_get_msr, vmx_set_msr
 from nvmxfuzz.kvm.nested_kvm import kvm_of
 from nvmxfuzz.kvm.nested_state import vmx_get_nested_state
 from nvmxfuzz.kvm.source import find_kernel
@@ -89,7 +89,7 @@ class ModelSessions:
         self._module: LoadedKvm | None = None
         self._virtual: Profile | None = None
         self._capabilities: tuple[tuple[str, int | None], ...] = ()
-        """The capability MSRs of each vCPU, which do not change as far as the model goes."""
+        """The capability MSRs of a vCPU whose MSRs nobody has written."""
         self._machine: SessionMachine | None = None
 
     def load(self, world: World) -> str:
@@ -104,10 +104,7 @@ class ModelSessions:
         kvm = kvm_of(module, behaviour, world.profile, virtual)
         self._kvm = replace(kvm, irqchip_in_kernel=True)
         self._module, self._virtual = module, virtual
-        vcpu = default_vcpu(module)
-        self._capabilities = tuple(
-            (name, vmx_get_msr(vcpu, index)) for name, index in _CAPABILITIES
-        )
+        self._capabilities = _capabilities(default_vcpu(module))
         self.renew()
         return ""
 
@@ -144,7 +141,10 @@ class ModelSessions:
         vmx = self._now().vcpus[vcpu]
         nested = vmx_get_nested_state(vmx)
         others = ((name, kvm_get_msr(vmx, index)) for name, index in _OTHER_MSRS)
-        msrs = (*self._capabilities, *others)
+        if vmx.capabilities is None:
+            assert vmx.msrs is not None
+            vmx.capabilities = _capabilities(vmx.msrs)
+        msrs = (*vmx.capabilities, *others)
         return VcpuView(
             regs=_sorted(kvm_get_regs(vmx)),
             sregs=_sorted(_sregs(vmx)),
@@ -192,6 +192,7 @@ class ModelSessions:
         for table in ("gdtr", "idtr"):
             vmx.vcpu.vmcs[f"guest_{table}_limit"] = 0
         vmx.vcpu.vmcs["guest_ldtr_ar_bytes"] |= 2
+        vmx.capabilities = self._capabilities
         vmx.shadowing = self._module.flags.enable_shadow_vmcs
         vmx.msrs = default_vcpu(self._module)
         vmx_set_msr(vmx.msrs, MSRS["IA32_FEATURE_CONTROL"], _FEATURE_CONTROL)
@@ -214,6 +215,10 @@ def _memory() -> dict[int, bytes]:
     for name in ("vmxon-region", "other-vmxon-region", "vmcs-0", "vmcs-1", "vmcs-2"):
         words[PLACE_ADDRESSES[name]] = _REVISION
     return {at: word.to_bytes(8, "little") for at, word in words.items()}
+
+
+def _capabilities(msrs: MsrVcpu) -> tuple[tuple[str, int | None], ...]:
+    return tuple((name, vmx_get_msr(msrs, index)) for name, index in _CAPABILITIES)
 
 
 _SEGMENT_NAMES: Final = {

@@ -15,6 +15,7 @@ from nvmxfuzz.kvm.nested_state import (
     kvm_set_nested_state,
     vmx_get_nested_state,
 )
+from nvmxfuzz.kvm.vcpu_cpuid import flip_cpuid
 from nvmxfuzz.kvm.vcpu_events import NotModelledError
 from nvmxfuzz.kvm.vcpu_ioctls import (
     kvm_get_msr,
@@ -108,6 +109,12 @@ def set_msr(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepRes
     return StepResult(outcome=kvm_set_one_msr(vmx, index, value))
 
 
+def set_cpuid(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
+    """KVM_SET_CPUID2."""
+    del machine
+    return StepResult(flip_cpuid(vmx, step.chosen("feature"), vmx.vcpu.kvm.virtual))
+
+
 _EVENT_BITS: Final[Mapping[str, int]] = MappingProxyType(
     {"exception.error_code": 32, "sipi_vector": 32, "flags": 32, "exception_payload": 64}
 )
@@ -177,6 +184,7 @@ USERSPACE_STEPS: Final[Mapping[str, Handler]] = MappingProxyType(
         "set-sregs": set_sregs,
         "set-segment": set_segment,
         "set-msr": set_msr,
+        "set-cpuid": set_cpuid,
         "set-events": set_events,
         "set-mp-state": set_mp_state,
         "set-nested-state": set_nested_state,

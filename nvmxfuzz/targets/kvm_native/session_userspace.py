@@ -88,6 +88,9 @@ def set_cpuid(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
     """KVM_SET_CPUID2."""
     table = s.counted(s.CpuidEntry, (), _MOST_CPUID)
     vcpu.call(io.KVM_GET_CPUID2, ctypes.byref(table))
+    while table.count and not any(bytes(table.items[table.count - 1])):
+        # Not every kernel says how many there are.
+        table.count -= 1
     leaf, subleaf, register, position = CPUID_BITS[step.chosen("feature")]
     for entry in table.items[: table.count]:
         if (entry.function, entry.index) == (leaf, subleaf):

@@ -35,6 +35,7 @@ _WEIGHTS: Final[Mapping[str, float]] = MappingProxyType(
         "set-sregs": 1,
         "set-segment": 1.5,
         "set-msr": 1,
+        "set-cpuid": 1,
         "set-events": 0.7,
         "set-mp-state": 0.1,
         "set-nested-state": 1.5,
