@@ -130,6 +130,10 @@ class EntryBehaviour:
     delivers_payload_at_once: bool = True
     """What comes with an exception (CR2, DR6) is in place when it is queued for L1, not when it is
     injected."""
+    keeps_fixed_dr6: bool = False
+    """A #DB leaves the bits of DR6 that are fixed to 1; before, it resets what is active low."""
+    counts_nmis: bool = False
+    """KVM_GET_VCPU_EVENTS tells how many NMIs are pending, and userspace may queue as many."""
     checks_efer_in_sregs: bool = False
     """KVM_SET_SREGS refuses bits of EFER that CPUID does not let it have."""
     has_smm_file: bool = False
@@ -243,6 +247,8 @@ _V6_12 = replace(
     hwcr_bits_together=True,
     virtual_interrupts_wake=True,
     delivers_payload_at_once=False,
+    keeps_fixed_dr6=True,
+    counts_nmis=True,
     checks_efer_in_sregs=True,
     has_smm_file=True,
 )

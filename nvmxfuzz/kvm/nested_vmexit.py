@@ -9,15 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nvmxfuzz.arch.controls import Secondary
-from nvmxfuzz.arch.events import InterruptionInfo
+from nvmxfuzz.arch.events import EventType, InterruptionInfo, Vector
 from nvmxfuzz.arch.exit_reasons import ExitReason
 from nvmxfuzz.kvm import nested_exit
 from nvmxfuzz.kvm.check_values import nested_cpu_has2
 from nvmxfuzz.kvm.nested_instructions import free_nested
 from nvmxfuzz.kvm.vcpu_events import (
+    NMI_INFO,
     NotModelledError,
-    clear_exception_queue,
+    clear_event_queues,
+    interrupt_info,
     interruption_info,
+    is_soft,
 )
 from nvmxfuzz.kvm.vcpu_vmx import (
     MP_HALTED,
@@ -32,6 +35,12 @@ from nvmxfuzz.kvm.vmx_registers import vmx_guest_state_valid
 from nvmxfuzz.machine.vmcs import Vmcs
 
 FAILED_VMENTRY = nested_exit.FAILED_VMENTRY
+_EVENT = InterruptionInfo.VALID | InterruptionInfo.TYPE | 0xFF
+_DOUBLE_FAULT = (
+    InterruptionInfo.VALID
+    | EventType.HARDWARE_EXCEPTION << InterruptionInfo.TYPE.position
+    | Vector.DF
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +96,7 @@ def nested_vmx_vmexit(vmx: VcpuVmx, why: L2Exit | None) -> None:
     end_entry(vmx)
     nested.need_sync_vmcs02_to_vmcs12_rare = True
     _flush_shadow_vmcs12(vmx, vmcs12)
-    events.nmi_injected = False
-    clear_exception_queue(events)
+    clear_event_queues(events)
     events.triple_fault |= bool(vcpu.aborted)
     vmx.mp_state = MP_RUNNABLE
     vmx.emulation_required = vmx_emulation_required(vmx)
@@ -109,13 +117,32 @@ def _exit_information(vmx: VcpuVmx, vmcs12: Vmcs, why: L2Exit) -> dict[str, int]
 
 def _vmcs12_save_pending_event(vmx: VcpuVmx, why: L2Exit) -> dict[str, int]:
     """An event that was being delivered when the exit came is told as IDT vectoring."""
-    queued = vmx.events.exception
-    if why.reason == ExitReason.TRIPLE_FAULT or not queued.injected:
+    events, queued = vmx.events, vmx.events.exception
+    if _is_never_vectoring(why):
         return {}
-    fields = {"idt_vectoring_info_field": interruption_info(queued)}
-    if queued.has_error_code:
-        fields["idt_vectoring_error_code"] = queued.error_code
+    if queued.injected:
+        fields = {"idt_vectoring_info_field": interruption_info(queued)}
+        if is_soft(queued.vector):
+            fields["vm_exit_instruction_len"] = events.instruction_length
+        if queued.has_error_code:
+            fields["idt_vectoring_error_code"] = queued.error_code
+        return fields
+    if events.nmi_injected:
+        return {"idt_vectoring_info_field": NMI_INFO}
+    if not events.interrupt.injected:
+        return {}
+    fields = {"idt_vectoring_info_field": interrupt_info(events.interrupt)}
+    if events.interrupt.soft:
+        fields["vm_entry_instruction_len"] = events.instruction_length
     return fields
+
+
+def _is_never_vectoring(why: L2Exit) -> bool:
+    """Whether the exit is one that the SDM has never come in the delivery of an event."""
+    if why.reason & 0xFFFF == ExitReason.TRIPLE_FAULT:
+        return True
+    double_fault = why.interruption & _EVENT == _DOUBLE_FAULT
+    return why.reason & 0xFFFF == ExitReason.EXCEPTION_NMI and double_fault
 
 
 def _flush_shadow_vmcs12(vmx: VcpuVmx, vmcs12: Vmcs) -> None:

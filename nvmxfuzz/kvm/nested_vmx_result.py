@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from nvmxfuzz.arch.events import Vector
 from nvmxfuzz.arch.registers import Rflags
+from nvmxfuzz.kvm.exceptions import kvm_multiple_exception
 from nvmxfuzz.kvm.guest_walk import Fault
-from nvmxfuzz.kvm.vcpu_events import has_error_code, queue_exception
+from nvmxfuzz.kvm.vcpu_events import has_error_code
 from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx, is_64_bit_mode
 from nvmxfuzz.kvm.virtual_cpu import ALL_ONES
 from nvmxfuzz.kvm.vmcs12 import OFFSETS, write_word
@@ -20,8 +21,6 @@ INTERNAL_ERROR = "internal-error"
 
 _FLAGS = Rflags.CF | Rflags.PF | Rflags.AF | Rflags.ZF | Rflags.SF | Rflags.OF
 _SINGLE_STEP = 1 << 14
-_ENABLED_BREAKPOINT = 1 << 12
-_DR6_TRAPS = 0xF
 _BLOCKING = 3
 
 
@@ -53,31 +52,13 @@ def kvm_queue_exception(vmx: VcpuVmx, fault: Fault) -> str:
     if fault.vector is None:
         return INTERNAL_ERROR
     error_code = fault.error_code if has_error_code(fault.vector) else None
-    _queue(vmx, fault.vector, error_code, fault.address)
+    kvm_multiple_exception(vmx, fault.vector, error_code, fault.address)
     return f"fault {fault.vector}"
-
-
-def _queue(vmx: VcpuVmx, vector: int, error_code: int | None, payload: int | None) -> None:
-    queue_exception(vmx.events, vector, error_code, payload)
-    if vmx.vcpu.behaviour.delivers_payload_at_once and not vmx.vcpu.guest_mode:
-        kvm_deliver_exception_payload(vmx)
 
 
 def queue_debug_exception(vmx: VcpuVmx, payload: int = _SINGLE_STEP) -> None:
     """Queue #DB with what DR6 gets; as it stands kvm_vcpu_do_singlestep(), behind TF."""
-    _queue(vmx, Vector.DB, None, payload)
-
-
-def kvm_deliver_exception_payload(vmx: VcpuVmx) -> None:
-    """Put what comes with the exception into CR2 or DR6."""
-    queued = vmx.events.exception
-    if not queued.has_payload:
-        return
-    if queued.vector == Vector.PF:
-        vmx.cr2 = queued.payload
-    elif queued.vector == Vector.DB:
-        vmx.dr6 = vmx.dr6 & ~_DR6_TRAPS | queued.payload & ~_ENABLED_BREAKPOINT
-    queued.has_payload, queued.payload = False, 0
+    kvm_multiple_exception(vmx, Vector.DB, None, payload)
 
 
 def kvm_skip_emulated_instruction(vmx: VcpuVmx, length: int) -> None:

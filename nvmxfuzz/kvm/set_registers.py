@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""kvm_set_cr0(), kvm_set_cr3(), kvm_set_cr4() and struct kvm_segment: x86.c and vmx/vmx.c.
+"""kvm_set_cr0(), kvm_set_cr3(), kvm_set_cr4() and segments: x86.c and vmx/vmx.c.
 
 What a MOV to a control register does, which RSM does too. Each returns False where the value is
 refused, which is #GP for a guest; nothing has changed then but PDPTEs.
@@ -7,10 +7,7 @@ refused, which is #GP for a guest; nothing has changed then but PDPTEs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from nvmxfuzz.arch.registers import Cr0, Cr4, Efer
-from nvmxfuzz.arch.segments import AccessRights
+from nvmxfuzz.arch.registers import Cr0, Cr4, Efer, Rflags
 from nvmxfuzz.kvm.check_values import (
     kvm_vcpu_is_legal_cr3,
     nested_cr4_valid,
@@ -19,15 +16,20 @@ from nvmxfuzz.kvm.check_values import (
 )
 from nvmxfuzz.kvm.nested_load import load_pdptrs
 from nvmxfuzz.kvm.nested_vmexit import vmx_emulation_required
-from nvmxfuzz.kvm.vcpu_events import NotModelledError
+from nvmxfuzz.kvm.segments import (
+    Segment,
+    is_unrestricted_guest,
+    read_segment,
+    write_segment,
+)
 from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx
 from nvmxfuzz.kvm.vmx_registers import (
     X86_CR4_PDPTR_BITS,
     is_pae_paging,
     is_paging,
-    is_unrestricted_guest,
     vmx_set_cr0,
     vmx_set_cr4,
+    vmx_set_rflags,
 )
 
 _CR0_KNOWN = (
@@ -35,74 +37,25 @@ _CR0_KNOWN = (
 )
 _CR0_PDPTR_BITS = Cr0.CD | Cr0.NW | Cr0.PG
 _PCID = 0xFFF
-_UNUSABLE = int(AccessRights.UNUSABLE)
-
-
-@dataclass(slots=True)
-class Segment:
-    """struct kvm_segment; numbers are as wide as there, a flag is 0 or 1."""
-
-    base: int = 0
-    limit: int = 0
-    selector: int = 0
-    type: int = 0
-    present: int = 0
-    dpl: int = 0
-    db: int = 0
-    s: int = 0
-    l: int = 0  # noqa: E741 # the structure's name for it
-    g: int = 0
-    avl: int = 0
-    unusable: int = 0
 
 
 def vmx_get_segment(vmx: VcpuVmx, name: str) -> Segment:
-    """Return a segment of the loaded VMCS; a usable one is always present."""
-    vmcs = vmx.vcpu.vmcs
-    rights = vmcs[f"guest_{name}_ar_bytes"]
-    unusable = rights >> 16 & 1
-    return Segment(
-        base=vmcs[f"guest_{name}_base"],
-        limit=vmcs[f"guest_{name}_limit"],
-        selector=vmcs[f"guest_{name}_selector"],
-        type=rights & 0xF,
-        present=1 - unusable,
-        dpl=rights >> 5 & 3,
-        db=rights >> 14 & 1,
-        s=rights >> 4 & 1,
-        l=rights >> 13 & 1,
-        g=rights >> 15 & 1,
-        avl=rights >> 12 & 1,
-        unusable=unusable,
-    )
-
-
-def vmx_segment_access_rights(segment: Segment) -> int:
-    """Return access rights as a VMCS has them; what is not present is unusable."""
-    return (
-        segment.type & 0xF
-        | (segment.s & 1) << 4
-        | (segment.dpl & 3) << 5
-        | (segment.present & 1) << 7
-        | (segment.avl & 1) << 12
-        | (segment.l & 1) << 13
-        | (segment.db & 1) << 14
-        | (segment.g & 1) << 15
-        | (_UNUSABLE if segment.unusable or not segment.present else 0)
-    )
+    """Return a segment of the guest; a usable one is always present."""
+    return read_segment(vmx.vcpu, name)
 
 
 def vmx_set_segment(vmx: VcpuVmx, name: str, segment: Segment) -> None:
-    """Set a segment of the loaded VMCS, and see whether hardware can run the guest with it."""
-    vcpu, vmcs = vmx.vcpu, vmx.vcpu.vmcs
-    vmcs[f"guest_{name}_base"] = segment.base
-    vmcs[f"guest_{name}_limit"] = segment.limit & 0xFFFF_FFFF
-    vmcs[f"guest_{name}_selector"] = segment.selector & 0xFFFF
-    rights = vmx_segment_access_rights(segment)
-    if is_unrestricted_guest(vcpu) and name != "ldtr":
-        rights |= 1
-    vmcs[f"guest_{name}_ar_bytes"] = rights
+    """Set a segment of the guest, and see whether hardware can run it with that."""
+    write_segment(vmx.vcpu, name, segment)
     vmx.emulation_required = vmx_emulation_required(vmx)
+
+
+def kvm_set_rflags(vmx: VcpuVmx, rflags: int) -> None:
+    """Set RFLAGS; virtual-8086 mode has other segments than protected mode."""
+    old = vmx.vcpu.rflags
+    vmx_set_rflags(vmx.vcpu, rflags)
+    if (old ^ rflags) & Rflags.VM and not is_unrestricted_guest(vmx.vcpu):
+        vmx.emulation_required = vmx_emulation_required(vmx)
 
 
 def kvm_is_valid_cr0(vmx: VcpuVmx, cr0: int) -> bool:
@@ -125,9 +78,7 @@ def kvm_is_valid_cr4(vmx: VcpuVmx, cr4: int) -> bool:
 
 
 def set_cr0(vmx: VcpuVmx, cr0: int) -> None:
-    """vmx_set_cr0() where it is known what becomes of the guest without protection."""
-    if not cr0 & Cr0.PE and not vmx.vcpu.params.unrestricted_guest:
-        raise NotModelledError("real mode without unrestricted guest")
+    """vmx_set_cr0(), and whether hardware can run the guest with that."""
     vmx_set_cr0(vmx.vcpu, cr0)
     vmx.emulation_required = vmx_emulation_required(vmx)
 

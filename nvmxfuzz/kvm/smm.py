@@ -19,21 +19,21 @@ from nvmxfuzz.arch.registers import Cr0, Cr4, Efer, Rflags
 from nvmxfuzz.kvm.msrs import kvm_set_msr
 from nvmxfuzz.kvm.nested_state import restore_l2
 from nvmxfuzz.kvm.nested_vmexit import nested_vmx_vmexit, vmx_leave_nested
+from nvmxfuzz.kvm.segments import Segment, vmx_segment_access_rights
 from nvmxfuzz.kvm.set_registers import (
-    Segment,
     kvm_set_cr0,
     kvm_set_cr3,
     kvm_set_cr4,
+    kvm_set_rflags,
     set_cr0,
     vmx_get_segment,
-    vmx_segment_access_rights,
     vmx_set_segment,
 )
 from nvmxfuzz.kvm.vcpu import Vcpu
 from nvmxfuzz.kvm.vcpu_events import NotModelledError
 from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx, begin_entry
 from nvmxfuzz.kvm.virtual_cpu import ALL_ONES
-from nvmxfuzz.kvm.vmx_registers import kvm_set_dr7, vmx_set_cr4, vmx_set_efer, vmx_set_rflags
+from nvmxfuzz.kvm.vmx_registers import kvm_set_dr7, vmx_set_cr4, vmx_set_efer
 
 SAVE_AREA: Final = 0xFE00
 """Offset from SMBASE of the 512 bytes that KVM saves and restores."""
@@ -74,8 +74,6 @@ def enter_smm(vmx: VcpuVmx) -> None:
     vcpu = vmx.vcpu
     if "long-mode" not in vcpu.virtual.features:
         raise NotModelledError("SMM of a vCPU without long mode")
-    if not vcpu.params.unrestricted_guest:
-        raise NotModelledError("SMM without unrestricted guest")
     saved = enter_smm_save_state_64(vmx)
     vmx_enter_smm(vmx)
     vmx.in_smm = True
@@ -86,7 +84,7 @@ def enter_smm(vmx: VcpuVmx) -> None:
         vmx.smm_inside_nmi = True
     else:
         vcpu.vmcs["guest_interruptibility_info"] |= _NMI
-    vmx_set_rflags(vcpu, int(Rflags.FIXED1))
+    kvm_set_rflags(vmx, int(Rflags.FIXED1))
     vcpu.rip = HANDLER
     if vcpu.behaviour.has_smm_file:
         vcpu.vmcs["guest_interruptibility_info"] &= ~3
@@ -174,7 +172,7 @@ def em_rsm(vmx: VcpuVmx) -> bool:
         vcpu.vmcs["guest_interruptibility_info"] &= ~3
     if (left or vcpu.behaviour.has_smm_file) and not _has_mode(vmx):
         vmx.gprs = gprs
-        before.write_back(vcpu)
+        before.write_back(vmx)
         return False
     return True
 
@@ -193,7 +191,7 @@ def emulator_leave_smm(vmx: VcpuVmx) -> bool:
     area = vcpu.memory.read(vmx.smbase + SAVE_AREA, _SIZE)
     before = _Emulated(vcpu.rsp, vcpu.rip, vcpu.rflags & ~Rflags.RF)
     if area is None:
-        before.write_back(vcpu)
+        before.write_back(vmx)
         return False
     if not vmx.smm_inside_nmi:
         vcpu.vmcs["guest_interruptibility_info"] &= ~_NMI
@@ -208,14 +206,14 @@ def emulator_leave_smm(vmx: VcpuVmx) -> bool:
         kvm_set_cr4(vmx, vcpu.cr4 & ~Cr4.PAE)
     kvm_set_msr(vcpu, MSR_EFER, 0)
     if not vmx_leave_smm(vmx):
-        before.write_back(vcpu)
+        before.write_back(vmx)
         return False
     loaded = rsm_load_state_64(vmx, area)
     if not loaded and vcpu.guest_mode and vcpu.behaviour.has_smm_file:
         # L1 shuts down, but what the emulator writes back last is of L2.
         restored = _Emulated.of(vcpu)
         vmx_leave_nested(vmx)
-        restored.write_back(vcpu)
+        restored.write_back(vmx)
     return loaded
 
 
@@ -231,9 +229,9 @@ class _Emulated:
     def of(cls, vcpu: Vcpu) -> _Emulated:
         return cls(vcpu.rsp, vcpu.rip, vcpu.rflags)
 
-    def write_back(self, vcpu: Vcpu) -> None:
-        vcpu.rsp, vcpu.rip = self.rsp, self.rip
-        vmx_set_rflags(vcpu, self.rflags)
+    def write_back(self, vmx: VcpuVmx) -> None:
+        vmx.vcpu.rsp, vmx.vcpu.rip = self.rsp, self.rip
+        kvm_set_rflags(vmx, self.rflags)
 
 
 def vmx_leave_smm(vmx: VcpuVmx) -> bool:
@@ -263,7 +261,7 @@ def rsm_load_state_64(vmx: VcpuVmx, area: bytes) -> bool:
             vmx.gprs[name] = value
     vcpu.rip = _quad(area, _RIP)
     rflags = _quad(area, _RFLAGS) | Rflags.FIXED1
-    vmx_set_rflags(vcpu, rflags if vcpu.behaviour.has_smm_file else rflags & 0xFFFF_FFFF)
+    kvm_set_rflags(vmx, rflags if vcpu.behaviour.has_smm_file else rflags & 0xFFFF_FFFF)
     if _quad(area, _DR6) >> 32:
         return False
     vmx.dr6 = _quad(area, _DR6) & 0xEFFF | 0xFFFE_0FF0 | _quad(area, _DR6) & 1 << 16

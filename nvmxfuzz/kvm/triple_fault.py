@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """emulation_required: a guest that hardware cannot run, and what KVM_RUN makes of it.
 
-vmx/vmx.c. L1 is emulated, which this model does not follow; L2 never is: it comes to a triple
-fault that L1 sees, unless its VM entry is pending, which KVM takes for a bug of its own.
+vmx/vmx.c. L1 is emulated; L2 never is: it comes to a triple fault that L1 sees, unless its VM entry
+is pending, which KVM takes for a bug of its own.
 """
 
 from __future__ import annotations
 
 from nvmxfuzz.arch.exit_reasons import ExitReason
 from nvmxfuzz.kvm.nested_vmexit import L2Exit, nested_vmx_vmexit
-from nvmxfuzz.kvm.vcpu_events import NotModelledError
 from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx
 
 TRIPLE_FAULT = L2Exit(int(ExitReason.TRIPLE_FAULT))
@@ -17,24 +16,18 @@ BUG = "__vmx_handle_exit.nested_run_pending"
 
 
 def vmx_vcpu_pre_run(vmx: VcpuVmx) -> bool:
-    """Whether KVM_RUN goes on: no exception can be emulated into an invalid guest.
-
-    A triple fault that is requested counts as an exception.
-    """
-    queued = vmx.events.exception
-    waiting = queued.pending or queued.injected or vmx.events.triple_fault
-    return not (vmx.emulation_required and waiting)
+    """Whether KVM_RUN goes on: no exception can be emulated into an invalid guest."""
+    events = vmx.events
+    invalid = vmx.emulation_required and vmx.vcpu.rmode is None
+    return not (invalid and (events.exception_pending or events.exception.injected))
 
 
-def handle_invalid_state(vmx: VcpuVmx) -> bool:
-    """Deal with the VM exit that stands for the entry not made; False: the VM is broken by it."""
+def handle_invalid_l2(vmx: VcpuVmx) -> None:
+    """Deal with the VM exit that stands for the entry of L2 not made, or of L1 in its place."""
     if vmx.nested.nested_run_pending:
         handle_pending_run(vmx)
-        return False
-    if not vmx.vcpu.guest_mode:
-        raise NotModelledError("L1 is emulated")
-    nested_vmx_vmexit(vmx, TRIPLE_FAULT)
-    return True
+    else:
+        nested_vmx_vmexit(vmx, TRIPLE_FAULT)
 
 
 def handle_pending_run(vmx: VcpuVmx) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from nvmxfuzz.arch.registers import Cr4
 from nvmxfuzz.kvm.entry_behaviour import EntryBehaviour
 from nvmxfuzz.kvm.guest_memory import DEFAULT_SLOTS, GuestMemory
+from nvmxfuzz.kvm.segments import RealMode
 from nvmxfuzz.kvm.virtual_cpu import ALL_ONES, VirtualCpu
 from nvmxfuzz.kvm.vmcs_config import VmcsConfig
 from nvmxfuzz.machine.memory import Memory
@@ -217,6 +218,7 @@ class Vcpu:
         "request",
         "rflags",
         "rip",
+        "rmode",
         "rsp",
         "shadow_vmcs12_cache",
         "tsc_offset",
@@ -289,6 +291,7 @@ class Vcpu:
         self.vmcs02_launched = request.nested.vmcs02_launched
         self.halted = False
         self.waits_for_sipi = False
+        self.rmode: RealMode | None = None
 
     def warn(self, place: str) -> None:
         """Note a WARN of the kernel, by function and what it is about."""

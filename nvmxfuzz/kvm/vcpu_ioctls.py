@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The ioctls by which userspace reads and writes a vCPU: registers, MSRs, events, MP state.
+"""The ioctls by which userspace reads and writes a vCPU: registers and MSRs.
 
 x86.c, in 6.12 regs.c too. Each `kvm_set_` returns 0 or -errno; registers of L2 are written as those
 of L1 are, and nobody asks here whether L2 can run with them.
@@ -12,28 +12,26 @@ from dataclasses import dataclass, field, fields
 
 from nvmxfuzz.arch import msr
 from nvmxfuzz.arch.controls import Secondary
-from nvmxfuzz.arch.events import Vector
 from nvmxfuzz.arch.registers import Cr0, Cr4, Efer, Rflags
 from nvmxfuzz.kvm.check_values import kvm_valid_efer, kvm_vcpu_is_legal_cr3, nested_cpu_has2
 from nvmxfuzz.kvm.msr_vcpu import do_set_msr, is_vmx_msr, vmx_get_msr
 from nvmxfuzz.kvm.msrs import kvm_set_msr
 from nvmxfuzz.kvm.nested_load import load_pdptrs
-from nvmxfuzz.kvm.nested_vmexit import vmx_emulation_required, vmx_leave_nested
+from nvmxfuzz.kvm.nested_vmexit import vmx_leave_nested
+from nvmxfuzz.kvm.segments import Segment
 from nvmxfuzz.kvm.set_registers import (
-    Segment,
     kvm_is_valid_cr0,
     kvm_is_valid_cr4,
+    kvm_set_rflags,
     set_cr0,
     vmx_get_segment,
     vmx_set_segment,
 )
-from nvmxfuzz.kvm.smm import interrupt_shadow
 from nvmxfuzz.kvm.vcpu_cpuid import capability_msrs_changed
-from nvmxfuzz.kvm.vcpu_events import NotModelledError, QueuedException
+from nvmxfuzz.kvm.vcpu_events import NotModelledError
 from nvmxfuzz.kvm.vcpu_vmx import (
     GPRS,
-    MP_INIT_RECEIVED,
-    MP_SIPI_RECEIVED,
+    MP_RUNNABLE,
     VcpuVmx,
 )
 from nvmxfuzz.kvm.vmcs02_fields import PDPTR_FIELDS
@@ -43,7 +41,6 @@ from nvmxfuzz.kvm.vmx_registers import (
     vmx_guest_debugctl_read,
     vmx_set_cr4,
     vmx_set_efer,
-    vmx_set_rflags,
 )
 
 REFUSED = "refused"
@@ -54,8 +51,8 @@ SEGMENT_PARTS = tuple(each.name for each in fields(Segment))
 _APIC_RESERVED = 0x2FF
 _X2APIC = 1 << 10
 _APIC_MODE = _X2APIC | 1 << 11
-_NMI = 8
-_MOST_EXCEPTIONS = 31
+_BSP = 1 << 8
+_RESET_RIP = 0xFFF0
 _SYSENTER = {
     msr.MSR_IA32_SYSENTER_CS: "guest_sysenter_cs",
     msr.MSR_IA32_SYSENTER_ESP: "guest_sysenter_esp",
@@ -96,10 +93,7 @@ def kvm_set_regs(vmx: VcpuVmx, regs: dict[str, int]) -> int:
     for name in GPRS:
         vmx.gprs[name] = regs[name]
     vmx.vcpu.rsp, vmx.vcpu.rip = regs["rsp"], regs["rip"]
-    old = vmx.vcpu.rflags
-    vmx_set_rflags(vmx.vcpu, regs["rflags"] | Rflags.FIXED1)
-    if (old ^ regs["rflags"]) & Rflags.VM:
-        vmx.emulation_required = vmx_emulation_required(vmx)
+    kvm_set_rflags(vmx, regs["rflags"] | Rflags.FIXED1)
     vmx.events.exception.pending = False
     return 0
 
@@ -172,10 +166,20 @@ def kvm_set_sregs(vmx: VcpuVmx, sregs: Sregs) -> int:
         vmx_set_segment(vmx, _vmcs_name(name), sregs.segments[name])
     if not sregs.cr8 & ~0xF:
         vmx.cr8 = sregs.cr8
+    if _is_reset_by_userspace(vmx):
+        vmx.mp_state = MP_RUNNABLE
     if sregs.pdptrs is not None:
         vcpu.pdptrs = sregs.pdptrs
         vmx.pdptrs_from_userspace = True
     return 0
+
+
+def _is_reset_by_userspace(vmx: VcpuVmx) -> bool:
+    """Whether the first vCPU is as after reset, which some userspace takes for running."""
+    vcpu, vmcs = vmx.vcpu, vmx.vcpu.vmcs
+    if not vcpu.apic_base & _BSP or vcpu.rip != _RESET_RIP or vcpu.cr0 & Cr0.PE:
+        return False
+    return vmcs["guest_cs_selector"] == 0xF000 and vmcs["guest_cs_base"] == 0xFFFF_0000
 
 
 def _takes_pdptrs(sregs: Sregs) -> bool:
@@ -249,98 +253,3 @@ def _set_capability(vmx: VcpuVmx, index: int, value: int) -> str:
     if vmx.msrs.msrs != before:
         capability_msrs_changed(vmx)
     return ""
-
-
-# ---------------------------------------------------------------------- events
-
-
-def kvm_get_vcpu_events(vmx: VcpuVmx) -> dict[str, int]:
-    """KVM_GET_VCPU_EVENTS, by the names of its parts."""
-    events = vmx.events
-    queued = events.exception
-    told = queued.vector not in (Vector.BP, Vector.OF)
-    masked = vmx.vcpu.vmcs["guest_interruptibility_info"] & _NMI
-    return {
-        "exception.injected": int(queued.injected and told),
-        "exception.pending": int(queued.pending and told),
-        "exception.nr": queued.vector,
-        "exception.has_error_code": int(queued.has_error_code),
-        "exception.error_code": queued.error_code,
-        "exception_has_payload": int(queued.has_payload),
-        "exception_payload": queued.payload,
-        "interrupt.injected": 0,
-        "interrupt.nr": 0,
-        "interrupt.soft": 0,
-        "interrupt.shadow": interrupt_shadow(vmx),
-        "nmi.injected": int(events.nmi_injected),
-        "nmi.pending": events.nmi_pending,
-        "nmi.masked": int(masked != 0),
-        "sipi_vector": 0,
-        "flags": 0x3D,
-        "smi.smm": int(vmx.in_smm),
-        "smi.pending": int(events.smi_pending),
-        "smi.smm_inside_nmi": int(vmx.smm_inside_nmi),
-        "smi.latched_init": 0,
-        "triple_fault_pending": int(events.triple_fault),
-    }
-
-
-def kvm_set_vcpu_events(vmx: VcpuVmx, new: dict[str, int]) -> int:
-    """KVM_SET_VCPU_EVENTS, with the flags that KVM_GET_VCPU_EVENTS sets."""
-    pending = new["exception.pending"]
-    injected = 0 if pending else new["exception.injected"]
-    vector = new["exception.nr"]
-    if (pending or injected) and (vector > _MOST_EXCEPTIONS or vector == Vector.NMI):
-        return -errno.EINVAL
-    if (new["smi.smm"] or new["smi.pending"]) and vmx.mp_state == MP_INIT_RECEIVED:
-        return -errno.EINVAL
-    if new["nmi.injected"] or new["nmi.pending"] or new["interrupt.injected"]:
-        raise NotModelledError("NMIs and interrupts from userspace")
-    if new["smi.latched_init"]:
-        raise NotModelledError("an INIT")
-    vmx.events.exception = QueuedException(
-        pending != 0,
-        injected != 0,
-        vector,
-        new["exception.has_error_code"] != 0,
-        new["exception.error_code"],
-        pending != 0 and new["exception_has_payload"] != 0,
-        new["exception_payload"],
-    )
-    vmcs = vmx.vcpu.vmcs
-    _set_shadow(vmcs, new["interrupt.shadow"])
-    if new["nmi.masked"]:
-        vmcs["guest_interruptibility_info"] |= _NMI
-    else:
-        vmcs["guest_interruptibility_info"] &= ~_NMI
-    if int(vmx.in_smm) != new["smi.smm"]:
-        vmx_leave_nested(vmx)
-        vmx.in_smm = new["smi.smm"] != 0
-        if not vmx.in_smm:
-            vmx.smm_inside_nmi = vmx.pdptrs_from_userspace = False
-    vmx.events.smi_pending = new["smi.pending"] != 0
-    if new["smi.smm"]:
-        vmx.smm_inside_nmi = new["smi.smm_inside_nmi"] != 0
-    vmx.events.triple_fault = new["triple_fault_pending"] != 0
-    return 0
-
-
-def _set_shadow(vmcs: dict[str, int], shadow: int) -> None:
-    info = vmcs["guest_interruptibility_info"] & ~3
-    if shadow & 1:
-        info |= 2
-    elif shadow & 2:
-        info |= 1
-    vmcs["guest_interruptibility_info"] = info
-
-
-def kvm_set_mp_state(vmx: VcpuVmx, state: int) -> int:
-    """KVM_SET_MP_STATE, on a vCPU whose local APIC is in the kernel."""
-    if state in (MP_SIPI_RECEIVED, MP_INIT_RECEIVED):
-        blocked = vmx.nested.vmxon and not vmx.vcpu.guest_mode
-        if vmx.in_smm or blocked or vmx.events.smi_pending:
-            return -errno.EINVAL
-        if state == MP_SIPI_RECEIVED:
-            raise NotModelledError("a SIPI")
-    vmx.mp_state = state
-    return 0

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""KVM_RUN: vcpu_run() and vcpu_enter_guest() of x86.c, as far as a signal lets them come.
+"""KVM_RUN: vcpu_run(), vcpu_block() and vcpu_enter_guest() of x86.c, as far as a signal lets them.
 
 The guest does what the exits say, one for each VM entry; then a signal ends it. Without any, KVM
-comes as far as to the entry, and takes back what it was about to inject.
+comes as far as to the entry, and takes back what it was about to inject. A vCPU that sleeps gets
+the signal at once.
 """
 
 from __future__ import annotations
@@ -11,28 +12,37 @@ import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nvmxfuzz.arch.exit_reasons import ExitReason
-from nvmxfuzz.arch.registers import Cr0, Rflags
 from nvmxfuzz.kvm.entry_behaviour import MissingRoot
 from nvmxfuzz.kvm.entry_run import VM_BUGGED, Over
+from nvmxfuzz.kvm.exceptions import claim_exception_of_userspace
+from nvmxfuzz.kvm.inject_events import (
+    kvm_check_and_inject_events,
+    process_smi_and_nmi,
+    vmx_cancel_injection,
+)
+from nvmxfuzz.kvm.invalid_guest import handle_invalid_guest_state
+from nvmxfuzz.kvm.nested_events import (
+    has_nested_events,
+    kvm_check_nested_events,
+    vmx_nmi_blocked,
+)
 from nvmxfuzz.kvm.nested_pages import has_backed_root, nested_get_vmcs12_pages
-from nvmxfuzz.kvm.nested_vmexit import L2Exit, nested_vmx_vmexit
-from nvmxfuzz.kvm.nested_vmx_result import INTERNAL_ERROR, kvm_deliver_exception_payload
-from nvmxfuzz.kvm.smm import enter_smm
+from nvmxfuzz.kvm.nested_vmx_result import INTERNAL_ERROR
 from nvmxfuzz.kvm.triple_fault import (
-    handle_invalid_state,
+    handle_invalid_l2,
     handle_pending_run,
     nested_vmx_triple_fault,
     vmx_vcpu_pre_run,
 )
-from nvmxfuzz.kvm.vcpu_events import (
-    FAULTS,
-    NotModelledError,
-    clear_exception_queue,
-    interruption_info,
-    vmx_complete_interrupts,
+from nvmxfuzz.kvm.vcpu_events import NotModelledError, clear_event_queues, is_nmi
+from nvmxfuzz.kvm.vcpu_reset import init_sipi_allowed, kvm_apic_accept_events
+from nvmxfuzz.kvm.vcpu_vmx import (
+    MP_HALTED,
+    MP_INIT_RECEIVED,
+    MP_RUNNABLE,
+    MP_UNINITIALIZED,
+    VcpuVmx,
 )
-from nvmxfuzz.kvm.vcpu_vmx import MP_RUNNABLE, VcpuVmx
 from nvmxfuzz.kvm.vmx_handle_exit import GuestExit, handle_exit
 from nvmxfuzz.kvm.vmx_registers import is_paging, vmx_set_rflags
 
@@ -40,7 +50,7 @@ EMULATION_FAILURE = "internal-error 1"
 INTERRUPTED = "intr"
 SHUTDOWN = "shutdown"
 _MOST_ENTRIES = 1000
-_MTF = L2Exit(int(ExitReason.MONITOR_TRAP_FLAG))
+_BLOCKING_BY_NMI = 8
 
 
 @dataclass(slots=True)
@@ -60,32 +70,69 @@ def kvm_run(vmx: VcpuVmx, exits: Sequence[GuestExit] = ()) -> Ran:
     ran = Ran()
     if vmx.bugged:
         return Ran(-errno.EIO)
-    if vmx.mp_state != MP_RUNNABLE:
-        raise NotModelledError("a vCPU that does not run")
+    if vmx.mp_state == MP_UNINITIALIZED:
+        kvm_apic_accept_events(vmx)
+        return Ran(left=INTERRUPTED)
+    signalled = vmx.mp_state != MP_RUNNABLE
+    claim_exception_of_userspace(vmx)
     if not vmx_vcpu_pre_run(vmx):
         return Ran(left=EMULATION_FAILURE)
-    if vmx.emulation_required and not vmx.vcpu.guest_mode:
-        raise NotModelledError("L1 is emulated")
     for _ in range(_MOST_ENTRIES):
-        guest = exits[ran.entries] if ran.entries < len(exits) else None
-        left = ""
-        try:
-            left = vcpu_enter_guest(vmx, guest, ran)
-        except Over as over:
-            if over.died != VM_BUGGED:
-                raise
-            vmx.bugged = True
+        if vmx.mp_state == MP_RUNNABLE:
+            guest = exits[ran.entries] if ran.entries < len(exits) and not signalled else None
+            ran.left = _enter(vmx, guest, ran)
+        else:
+            signalled |= vcpu_block(vmx)
         if vmx.bugged:
             return Ran(-errno.EIO)
-        if left:
-            ran.left = left
+        if ran.left:
             return ran
-        if ran.entries >= len(exits):
+        if signalled or ran.entries >= len(exits):
             ran.left = INTERRUPTED
             return ran
-        if vmx.mp_state != MP_RUNNABLE:
-            raise NotModelledError("a vCPU that does not run on")
     raise NotModelledError("a vCPU that runs for ever")
+
+
+def _enter(vmx: VcpuVmx, guest: GuestExit | None, ran: Ran) -> str:
+    """vcpu_enter_guest(), in which the VM may break."""
+    try:
+        return vcpu_enter_guest(vmx, guest, ran)
+    except Over as over:
+        if over.died != VM_BUGGED:
+            raise
+        vmx.bugged = True
+        return ""
+
+
+def vcpu_block(vmx: VcpuVmx) -> bool:
+    """Sleep until an event comes; whether it was a signal that ended the sleep."""
+    slept = not kvm_vcpu_has_events(vmx)
+    if slept:
+        return True
+    if vmx.vcpu.guest_mode:
+        kvm_check_nested_events(vmx)
+    kvm_apic_accept_events(vmx)
+    if vmx.mp_state == MP_HALTED:
+        vmx.mp_state = MP_RUNNABLE
+    elif vmx.mp_state not in (MP_RUNNABLE, MP_INIT_RECEIVED):
+        vmx.vcpu.warn("vcpu_block.mp_state")
+    return False
+
+
+def kvm_vcpu_has_events(vmx: VcpuVmx) -> bool:
+    """Whether there is something to wake up for."""
+    events = vmx.events
+    if events.init_or_sipi and init_sipi_allowed(vmx):
+        return True
+    if events.exception_pending or events.nmi_request or events.smi_request:
+        return True
+    blocked = vmx.nested.nested_run_pending
+    # -EBUSY is no reason to go on sleeping.
+    if events.nmi_pending and (blocked or not vmx_nmi_blocked(vmx)):
+        return True
+    if events.smi_pending and (blocked or not vmx.in_smm):
+        return True
+    return vmx.vcpu.guest_mode and has_nested_events(vmx)
 
 
 def vcpu_enter_guest(vmx: VcpuVmx, guest: GuestExit | None, ran: Ran) -> str:
@@ -99,17 +146,26 @@ def vcpu_enter_guest(vmx: VcpuVmx, guest: GuestExit | None, ran: Ran) -> str:
     if events.triple_fault:
         if vcpu.guest_mode:
             nested_vmx_triple_fault(vmx)
-        else:
+        if events.triple_fault:
             events.triple_fault = False
             return SHUTDOWN
-    _inject_events(vmx)
+    process_smi_and_nmi(vmx)
+    events.nmi_request = False
+    kvm_apic_accept_events(vmx)
+    if vmx.mp_state == MP_INIT_RECEIVED:
+        return ""
+    events.emulated_delivery = False
+    kvm_check_and_inject_events(vmx)
     _reload_mmu(vmx)
-    if guest is None:
-        _cancel_injection(vmx)
+    if guest is None or events.emulated_delivery:
+        vmx_cancel_injection(vmx)
         return ""
     if vmx.emulation_required:
-        handle_invalid_state(vmx)
-        return ""
+        if vmx.nested.nested_run_pending or vcpu.guest_mode:
+            handle_invalid_l2(vmx)
+            return ""
+        result = handle_invalid_guest_state(vmx)
+        return EMULATION_FAILURE if result == INTERNAL_ERROR else ""
     ran.last_rip = vcpu.rip
     vcpu.vmcs["guest_rip"], vcpu.vmcs["guest_rsp"] = vcpu.rip, vcpu.rsp
     ran.entries += 1
@@ -125,69 +181,33 @@ def _get_pages(vmx: VcpuVmx) -> bool:
 
 
 def _leave_guest(vmx: VcpuVmx, guest: GuestExit, ran: Ran) -> str:
-    vcpu, events = vmx.vcpu, vmx.events
+    vcpu = vmx.vcpu
     for name, value in guest.registers.items():
         vmx.gprs[name] = value
     if vcpu.guest_mode:
         vmx.nested.nested_run_pending = vcpu.nested_run_pending = False
     if guest.vmfail is None and not guest.reason >> 31:
-        if vcpu.guest_mode:
-            vcpu.vmcs02_launched = True
-        vcpu.vmcs["vm_entry_intr_info_field"] = 0
-        vcpu.vmcs["vm_exit_instruction_len"] = guest.length
-        vcpu.vmcs["vmx_instruction_info"] = guest.information
-        events.nmi_injected = False
-        clear_exception_queue(events)
-        if "guest_rip" in guest.fields:
-            vcpu.rip = guest.fields["guest_rip"]
-            vmx_set_rflags(vcpu, guest.fields["guest_rflags"])
+        _take_exit(vmx, guest)
     if vmx.nested.nested_run_pending:
         return handle_pending_run(vmx)
     ran.result = handle_exit(vmx, guest)
     return EMULATION_FAILURE if ran.result == INTERNAL_ERROR else ""
 
 
-def _inject_events(vmx: VcpuVmx) -> None:
-    """kvm_check_and_inject_events(), for exceptions, MTF and SMIs."""
-    vcpu, events = vmx.vcpu, vmx.events
-    if events.nmi_pending or events.nmi_injected:
-        raise NotModelledError("an NMI")
-    queued = events.exception
-    if vcpu.guest_mode and (queued.pending or vmx.nested.mtf_pending):
-        if queued.pending or vmx.nested.nested_run_pending:
-            raise NotModelledError("an exception that is pending in L2")
-        nested_vmx_vmexit(vmx, _MTF)
-    if queued.injected:
-        _inject_exception(vmx)
-    if queued.pending:
-        if FAULTS >> queued.vector & 1:
-            vmx_set_rflags(vcpu, vcpu.rflags | Rflags.RF)
-        _inject_exception(vmx)
-        queued.pending, queued.injected = False, True
-    if not events.smi_pending or vmx.in_smm:
-        return
-    if not queued.injected and not vmx.nested.nested_run_pending:
-        events.smi_pending = False
-        enter_smm(vmx)
-
-
-def _inject_exception(vmx: VcpuVmx) -> None:
-    queued = vmx.events.exception
-    vmcs = vmx.vcpu.vmcs
-    queued.has_error_code &= vmx.vcpu.cr0 & Cr0.PE != 0
-    kvm_deliver_exception_payload(vmx)
-    if queued.has_error_code:
-        # Hardware takes no more bits of it.
-        vmcs["vm_entry_exception_error_code"] = queued.error_code & 0xFFFF
-    vmcs["vm_entry_intr_info_field"] = interruption_info(queued)
-
-
-def _cancel_injection(vmx: VcpuVmx) -> None:
-    """vmx_cancel_injection(): what VM entry was to inject is in the queue again."""
-    vmcs = vmx.vcpu.vmcs
-    info, code = vmcs["vm_entry_intr_info_field"], vmcs["vm_entry_exception_error_code"]
-    vmx_complete_interrupts(vmx.events, info, code)
+def _take_exit(vmx: VcpuVmx, guest: GuestExit) -> None:
+    """What the processor has left of a guest that was entered, with the event for it delivered."""
+    vcpu, vmcs = vmx.vcpu, vmx.vcpu.vmcs
+    if vcpu.guest_mode:
+        vcpu.vmcs02_launched = True
+    if is_nmi(vmcs["vm_entry_intr_info_field"]):
+        vmcs["guest_interruptibility_info"] |= _BLOCKING_BY_NMI
     vmcs["vm_entry_intr_info_field"] = 0
+    vmcs["vm_exit_instruction_len"] = guest.length
+    vmcs["vmx_instruction_info"] = guest.information
+    clear_event_queues(vmx.events)
+    if "guest_rip" in guest.fields:
+        vcpu.rip = guest.fields["guest_rip"]
+        vmx_set_rflags(vcpu, guest.fields["guest_rflags"])
 
 
 def _reload_mmu(vmx: VcpuVmx) -> None:

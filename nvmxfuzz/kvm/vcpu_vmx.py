@@ -67,6 +67,7 @@ class NestedVmx:
     mtf_pending: bool = False
     has_preemption_timer_deadline: bool = False
     preemption_timer_deadline: int = 0
+    preemption_timer_expired: bool = False
     smm_vmxon: bool = False
     """In SMM: VMX operation goes on when it is left."""
     smm_guest_mode: bool = False
@@ -133,7 +134,7 @@ def is_64_bit_mode(vmx: VcpuVmx) -> bool:
 
 def vmx_get_cpl(vmx: VcpuVmx) -> int:
     """Return the current privilege level: the DPL of SS."""
-    return vmx.vcpu.vmcs["guest_ss_ar_bytes"] >> 5 & 3
+    return 0 if vmx.vcpu.rmode is not None else vmx.vcpu.vmcs["guest_ss_ar_bytes"] >> 5 & 3
 
 
 def is_vmx_code(vmx: VcpuVmx) -> bool:

@@ -194,7 +194,7 @@ def _exception(vmx: VcpuVmx, guest: GuestExit) -> str:
 
 def handle_ud(vmx: VcpuVmx) -> str:
     """An instruction of L1 that it does not have: KVM emulates RSM in SMM, hardly any other."""
-    code = _fetch(vmx)
+    code = fetch_code(vmx)
     if code == RSM and vmx.in_smm and not vmx.vcpu.guest_mode:
         single_step = vmx.vcpu.rflags & Rflags.TF
         if em_rsm(vmx):
@@ -208,7 +208,7 @@ def handle_ud(vmx: VcpuVmx) -> str:
     return kvm_queue_exception(vmx, instructions.UNDEFINED)
 
 
-def _fetch(vmx: VcpuVmx) -> bytes:
+def fetch_code(vmx: VcpuVmx) -> bytes:
     """Return two bytes of code, or what there is of them."""
     vcpu = vmx.vcpu
     if vcpu.guest_mode and nested_cpu_has2(vmx.vmcs12, Secondary.ENABLE_EPT):
@@ -256,6 +256,13 @@ def _nothing(vmx: VcpuVmx, guest: GuestExit) -> str:
     return ""
 
 
+def handle_interrupt_window(vmx: VcpuVmx, guest: GuestExit) -> str:
+    """KVM looks for events again at the next entry."""
+    del guest
+    vmx.vcpu.vmcs["cpu_based_vm_exec_control"] &= ~Primary.INTERRUPT_WINDOW_EXITING
+    return ""
+
+
 Handler = Callable[[VcpuVmx, GuestExit], str]
 
 _HANDLERS: Final[Mapping[int, Handler]] = MappingProxyType(
@@ -281,7 +288,7 @@ _HANDLERS: Final[Mapping[int, Handler]] = MappingProxyType(
         int(ExitReason.VMRESUME): _vmlaunch,
         int(ExitReason.VMCALL): _hypercall,
         int(ExitReason.EXCEPTION_NMI): _exception,
-        int(ExitReason.INTERRUPT_WINDOW): _nothing,
+        int(ExitReason.INTERRUPT_WINDOW): handle_interrupt_window,
         int(ExitReason.EXTERNAL_INTERRUPT): _nothing,
     }
 )

@@ -3,9 +3,6 @@
 
 vmx/vmx.c and x86.c. What a guest asks for and what the processor is given differ: KVM keeps bits
 for itself, switches EFER as it sees fit, and intercepts what it must. L1 and L2 share these.
-
-enter_rmode() and enter_pmode() are not modelled: in VMX operation L1 has CR0.PE, and an L2 without
-it is an unrestricted guest, which L1 is offered only where KVM itself can use unrestricted guest.
 """
 
 from __future__ import annotations
@@ -17,6 +14,16 @@ from nvmxfuzz.arch.registers import Cr0, Cr4, DebugCtl, Efer
 from nvmxfuzz.arch.segments import AccessRights
 from nvmxfuzz.kvm.check_values import nested_cpu_has2
 from nvmxfuzz.kvm.guest_state_valid import guest_segments_valid
+from nvmxfuzz.kvm.segments import (
+    enter_pmode,
+    enter_rmode,
+    hardware_rflags,
+    is_unrestricted_guest,
+    read_segment,
+    segment_of,
+    vmx_segment_access_rights,
+    write_segment,
+)
 from nvmxfuzz.kvm.vcpu import Vcpu
 from nvmxfuzz.kvm.virtual_cpu import ALL_ONES
 
@@ -53,18 +60,24 @@ def cpu_has_load_ia32_efer(vcpu: Vcpu) -> bool:
     return vcpu.kvm.config.vmentry_ctrl & VmEntry.LOAD_IA32_EFER != 0
 
 
-def is_unrestricted_guest(vcpu: Vcpu) -> bool:
-    """Whether the guest that the loaded VMCS runs needs no protection or paging."""
-    if not vcpu.params.unrestricted_guest:
-        return False
-    return not vcpu.guest_mode or (
-        vcpu.vmcs["secondary_vm_exec_control"] & Secondary.UNRESTRICTED_GUEST != 0
-    )
-
-
 def vmx_guest_state_valid(vcpu: Vcpu) -> bool:
     """Whether hardware can run the guest with the segments of the loaded VMCS."""
-    return is_unrestricted_guest(vcpu) or guest_segments_valid(vcpu.vmcs, vcpu.cr0, vcpu.rflags)
+    if is_unrestricted_guest(vcpu):
+        return True
+    vmcs = vcpu.vmcs if vcpu.rmode is None else _believed_segments(vcpu)
+    return guest_segments_valid(vmcs, vcpu.cr0, vcpu.rflags)
+
+
+def _believed_segments(vcpu: Vcpu) -> dict[str, int]:
+    """Return the segments that a guest in real-address mode has, by the names of VMCS fields."""
+    fields = {}
+    for name in ("cs", "ss", "ds", "es", "fs", "gs"):
+        segment = read_segment(vcpu, name)
+        fields[f"guest_{name}_base"] = segment.base
+        fields[f"guest_{name}_limit"] = segment.limit
+        fields[f"guest_{name}_selector"] = segment.selector
+        fields[f"guest_{name}_ar_bytes"] = vmx_segment_access_rights(segment)
+    return fields
 
 
 def vmx_need_pf_intercept(vcpu: Vcpu) -> bool:
@@ -110,6 +123,8 @@ def vmx_update_exception_bitmap(vcpu: Vcpu) -> None:
     if vcpu.params.vmware_backdoor:
         bitmap |= 1 << Vector.GP
     vmcs = vcpu.vmcs
+    if vcpu.rmode is not None:
+        bitmap = 0xFFFF_FFFF
     if vcpu.guest_mode:
         bitmap |= vcpu.vmcs12.exception_bitmap
     else:
@@ -122,7 +137,7 @@ def vmx_update_exception_bitmap(vcpu: Vcpu) -> None:
 def vmx_set_rflags(vcpu: Vcpu, rflags: int) -> None:
     """Set RFLAGS."""
     vcpu.rflags = rflags
-    vcpu.vmcs["guest_rflags"] = rflags
+    vcpu.vmcs["guest_rflags"] = hardware_rflags(vcpu, rflags)
 
 
 def vmx_set_efer(vcpu: Vcpu, efer: int) -> None:
@@ -204,6 +219,12 @@ def vmx_set_cr0(vcpu: Vcpu, cr0: int) -> None:
         hw_cr0 |= Cr0.PG | Cr0.PE
         if not params.ept:
             hw_cr0 |= Cr0.WP
+        if vcpu.rmode is not None and cr0 & Cr0.PE:
+            enter_pmode(vcpu)
+            vmx_update_exception_bitmap(vcpu)
+        elif vcpu.rmode is None and not cr0 & Cr0.PE:
+            enter_rmode(vcpu)
+            vmx_update_exception_bitmap(vcpu)
     vcpu.vmcs["cr0_read_shadow"] = cr0
     vcpu.vmcs["guest_cr0"] = hw_cr0
     vcpu.cr0 = cr0
@@ -283,6 +304,9 @@ def vmx_guest_debugctl_read(vcpu: Vcpu) -> int:
 def vmx_set_segment(vcpu: Vcpu, name: str, selector: int, values: tuple[int, int, int]) -> None:
     """__vmx_set_segment(): set a segment to a selector and (base, limit, access rights)."""
     base, limit, rights = values
+    if vcpu.rmode is not None:
+        write_segment(vcpu, name, segment_of(selector, values))
+        return
     if is_unrestricted_guest(vcpu) and name != "ldtr":
         rights |= 1
     vmcs = vcpu.vmcs

@@ -18,6 +18,7 @@ from nvmxfuzz.inputs.repair import repair
 from nvmxfuzz.inputs.session_steps import MSRS, VCPUS, SessionStep
 from nvmxfuzz.inputs.world import World
 from nvmxfuzz.kvm.entry_behaviour import entry_behaviour
+from nvmxfuzz.kvm.event_ioctls import kvm_get_mp_state, kvm_get_vcpu_events
 from nvmxfuzz.kvm.guest_memory import PagedMemory
 from nvmxfuzz.kvm.hardware_setup import LoadedKvm, load_kvm_intel
 from nvmxfuzz.kvm.msr_vcpu import MsrVcpu, vmx_get_msr, vmx_set_msr
@@ -32,7 +33,6 @@ from nvmxfuzz.kvm.vcpu_ioctls import (
     kvm_get_msr,
     kvm_get_regs,
     kvm_get_sregs2,
-    kvm_get_vcpu_events,
 )
 from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx, create_vmx
 from nvmxfuzz.kvm.virtual_processor import default_vcpu, profile_of
@@ -139,6 +139,7 @@ class ModelSessions:
     def read(self, vcpu: int) -> VcpuView:
         """Return what userspace can read of a vCPU; of the MSRs not those that follow the clock."""
         vmx = self._now().vcpus[vcpu]
+        mp_state = kvm_get_mp_state(vmx)
         nested = vmx_get_nested_state(vmx)
         others = ((name, kvm_get_msr(vmx, index)) for name, index in _OTHER_MSRS)
         if vmx.capabilities is None:
@@ -149,7 +150,7 @@ class ModelSessions:
             regs=_sorted(kvm_get_regs(vmx)),
             sregs=_sorted(_sregs(vmx)),
             events=_sorted(kvm_get_vcpu_events(vmx)),
-            mp_state=vmx.mp_state,
+            mp_state=mp_state,
             msrs=tuple(sorted(pair for pair in msrs if pair[1] is not None)),  # type: ignore[misc]
             nested=_sorted(
                 {

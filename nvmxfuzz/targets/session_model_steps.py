@@ -17,8 +17,9 @@ from nvmxfuzz.arch.fields import FIELDS
 from nvmxfuzz.arch.registers import Cr0, Cr4, Efer, Rflags
 from nvmxfuzz.arch.smram import SMRAM
 from nvmxfuzz.inputs.session_steps import SessionStep
+from nvmxfuzz.kvm.inject_events import process_smi_and_nmi
 from nvmxfuzz.kvm.nested_instructions import SHADOW_FIELDS_RW
-from nvmxfuzz.kvm.set_registers import Segment
+from nvmxfuzz.kvm.segments import Segment
 from nvmxfuzz.kvm.vcpu_events import NotModelledError
 from nvmxfuzz.kvm.vcpu_ioctls import (
     Sregs,
@@ -78,7 +79,10 @@ def guest_exit(answer: Answer) -> GuestExit:
 
 def _run(vmx: VcpuVmx, *guest: GuestExit) -> Ran:
     """KVM_RUN; an L2 that cannot be entered does nothing, nor does L1 behind it."""
-    must_not_run = vmx.vcpu.guest_mode and vmx.emulation_required and not vmx.events.smi_pending
+    must_not_run = vmx.vcpu.guest_mode and vmx.emulation_required
+    if must_not_run:
+        process_smi_and_nmi(vmx)
+        must_not_run = not vmx.events.smi_pending
     return kvm_run(vmx, (guest_exit(NEUTRAL),) if guest and must_not_run else guest)
 
 
@@ -97,6 +101,7 @@ def _end(vmx: VcpuVmx, was_l2: bool, ran: Ran, *, told: bool = False) -> StepRes
     """Return what a KVM_RUN came to; `told`: of an instruction that has a result."""
     if ran.errno:
         return StepResult(ran.errno)
+    process_smi_and_nmi(vmx)
     if vmx.in_smm and not told:
         return StepResult(0, "smm", ran.left)
     if vmx.vcpu.guest_mode:
@@ -347,8 +352,10 @@ def smi(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
     """KVM_SMI, and KVM comes as far as to the next entry; L2 is entered first if L1 said so."""
     del step
     was_l2 = vmx.vcpu.guest_mode
-    vmx.events.smi_pending = True
+    vmx.events.smi_request = True
     ran = _run(vmx)
+    if not ran.errno:
+        process_smi_and_nmi(vmx)
     if not ran.errno and vmx.events.smi_pending:
         _run(vmx, guest_exit(_INTERRUPTED if vmx.vcpu.guest_mode else NEUTRAL))
         ran = _run(vmx)

@@ -9,6 +9,15 @@ from types import MappingProxyType
 from typing import Final
 
 from nvmxfuzz.inputs.session_steps import MP_STATES, MSRS, SessionStep
+from nvmxfuzz.kvm.event_ioctls import (
+    EXTRA_FLAGS,
+    accept_init,
+    accept_sipi,
+    kvm_get_vcpu_events,
+    kvm_inject_nmi,
+    kvm_set_mp_state,
+    kvm_set_vcpu_events,
+)
 from nvmxfuzz.kvm.guest_memory import PagedMemory
 from nvmxfuzz.kvm.nested_state import (
     NestedStateImage,
@@ -16,17 +25,13 @@ from nvmxfuzz.kvm.nested_state import (
     vmx_get_nested_state,
 )
 from nvmxfuzz.kvm.vcpu_cpuid import flip_cpuid
-from nvmxfuzz.kvm.vcpu_events import NotModelledError
 from nvmxfuzz.kvm.vcpu_ioctls import (
     kvm_get_msr,
     kvm_get_regs,
     kvm_get_sregs2,
-    kvm_get_vcpu_events,
-    kvm_set_mp_state,
     kvm_set_one_msr,
     kvm_set_regs,
     kvm_set_sregs,
-    kvm_set_vcpu_events,
 )
 from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx
 from nvmxfuzz.kvm.vmcs12 import read_word
@@ -36,6 +41,7 @@ from nvmxfuzz.oracles.session.witness import StepResult
 Handler = Callable[["SessionMachine", VcpuVmx, SessionStep], StepResult]
 
 _ALL: Final = (1 << 64) - 1
+_APIC_ENABLED: Final = 1 << 11
 
 
 class SessionMachine:
@@ -120,27 +126,44 @@ _EVENT_BITS: Final[Mapping[str, int]] = MappingProxyType(
 )
 
 
-_NO_PARTS: Final = frozenset(
-    {"sipi_vector", "flags", "interrupt.injected", "interrupt.nr", "interrupt.soft"}
-)
-
-
 def set_events(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
     """KVM_SET_VCPU_EVENTS."""
     del machine
     part = step.chosen("part")
-    if part in ("sipi_vector", "flags") or (
-        part.startswith("interrupt.") and part[10:] != "shadow"
-    ):
-        raise NotModelledError(f"{part} of the events")
     value = step.number("value") & (1 << _EVENT_BITS.get(part, 8)) - 1
-    return StepResult(kvm_set_vcpu_events(vmx, {**kvm_get_vcpu_events(vmx), part: value}))
+    events = {**kvm_get_vcpu_events(vmx), part: value}
+    events["flags"] |= EXTRA_FLAGS.get(part, 0)
+    return StepResult(kvm_set_vcpu_events(vmx, events))
 
 
 def set_mp_state(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
     """KVM_SET_MP_STATE."""
     del machine
     return StepResult(kvm_set_mp_state(vmx, MP_STATES.index(step.chosen("state"))))
+
+
+def nmi(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
+    """KVM_NMI."""
+    del machine, step
+    kvm_inject_nmi(vmx)
+    return StepResult()
+
+
+def init(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
+    """KVM_SIGNAL_MSI, which is an INIT."""
+    del machine, step
+    return StepResult(outcome="" if _has_apic(vmx) and accept_init(vmx) else "refused")
+
+
+def sipi(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
+    """KVM_SIGNAL_MSI, which is a SIPI."""
+    del machine
+    taken = _has_apic(vmx) and accept_sipi(vmx, step.number("vector"))
+    return StepResult(outcome="" if taken else "refused")
+
+
+def _has_apic(vmx: VcpuVmx) -> bool:
+    return vmx.vcpu.apic_base & _APIC_ENABLED != 0
 
 
 _NESTED_PLACES: Final[Mapping[str, int]] = MappingProxyType(
@@ -187,6 +210,9 @@ USERSPACE_STEPS: Final[Mapping[str, Handler]] = MappingProxyType(
         "set-cpuid": set_cpuid,
         "set-events": set_events,
         "set-mp-state": set_mp_state,
+        "nmi": nmi,
+        "init": init,
+        "sipi": sipi,
         "set-nested-state": set_nested_state,
     }
 )

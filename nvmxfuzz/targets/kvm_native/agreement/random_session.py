@@ -38,6 +38,9 @@ _WEIGHTS: Final[Mapping[str, float]] = MappingProxyType(
         "set-cpuid": 1,
         "set-events": 0.7,
         "set-mp-state": 0.1,
+        "nmi": 0.7,
+        "init": 0.5,
+        "sipi": 0.4,
         "set-nested-state": 1.5,
     }
 )
