@@ -168,9 +168,10 @@ def em_rsm(vmx: VcpuVmx) -> bool:
     left = emulator_leave_smm(vmx)
     if not left:
         vmx.events.triple_fault = True
-    if not vcpu.behaviour.has_smm_file:
+    fails = (left or vcpu.behaviour.has_smm_file) and not _has_mode(vmx)
+    if fails or not left or not vcpu.behaviour.has_smm_file:
         vcpu.vmcs["guest_interruptibility_info"] &= ~3
-    if (left or vcpu.behaviour.has_smm_file) and not _has_mode(vmx):
+    if fails:
         vmx.gprs = gprs
         before.write_back(vmx)
         return False

@@ -215,14 +215,14 @@ def fetch_code(vmx: VcpuVmx) -> bytes:
         raise NotModelledError("code of L2 behind EPT")
     rip = vcpu.rip
     if not is_64_bit_mode(vmx):
-        if not _is_within_cs(vmx, rip):
+        if not is_within_cs(vmx, rip):
             return b""
         rip = rip + vcpu.vmcs["guest_cs_base"] & _WORD
     found = kvm_read_guest_virt(vcpu, rip, 2)
     return b"" if isinstance(found, Fault) else found
 
 
-def _is_within_cs(vmx: VcpuVmx, rip: int) -> bool:
+def is_within_cs(vmx: VcpuVmx, rip: int) -> bool:
     """Whether the emulator fetches there: CS is usable, with a limit as of a descriptor."""
     segment = vmx_get_segment(vmx, "cs")
     limit = segment.limit | 0xFFF if segment.g else segment.limit & 0xF_FFFF
