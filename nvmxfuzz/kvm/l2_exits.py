@@ -251,6 +251,20 @@ def handle_debug_exception(vmx: VcpuVmx, guest: GuestExit) -> str:
     return ""
 
 
+def handle_interrupt_window(vmx: VcpuVmx, guest: GuestExit) -> str:
+    """KVM looks for events again at the next entry, of L1 or L2."""
+    del guest
+    vmx.vcpu.vmcs["cpu_based_vm_exec_control"] &= ~Primary.INTERRUPT_WINDOW_EXITING
+    return ""
+
+
+def handle_nmi_window(vmx: VcpuVmx, guest: GuestExit) -> str:
+    """The same for NMIs."""
+    del guest
+    vmx.vcpu.vmcs["cpu_based_vm_exec_control"] &= ~Primary.NMI_WINDOW_EXITING
+    return ""
+
+
 def _nothing(vmx: VcpuVmx, guest: GuestExit) -> str:
     del vmx, guest
     return ""
@@ -259,7 +273,8 @@ def _nothing(vmx: VcpuVmx, guest: GuestExit) -> str:
 L0_HANDLERS: Final[Mapping[int, Callable[[VcpuVmx, GuestExit], str]]] = MappingProxyType(
     {
         int(ExitReason.EXTERNAL_INTERRUPT): _nothing,
-        int(ExitReason.INTERRUPT_WINDOW): _nothing,
+        int(ExitReason.INTERRUPT_WINDOW): handle_interrupt_window,
+        int(ExitReason.NMI_WINDOW): handle_nmi_window,
         int(ExitReason.CR_ACCESS): handle_set_cr,
         int(ExitReason.MSR_WRITE): handle_wrmsr,
         int(ExitReason.HLT): handle_hlt,

@@ -28,7 +28,7 @@ from nvmxfuzz.kvm.set_registers import (
     vmx_set_segment,
 )
 from nvmxfuzz.kvm.vcpu_cpuid import capability_msrs_changed
-from nvmxfuzz.kvm.vcpu_events import NotModelledError
+from nvmxfuzz.kvm.vcpu_events import NotModelledError, QueuedInterrupt
 from nvmxfuzz.kvm.vcpu_vmx import (
     GPRS,
     MP_RUNNABLE,
@@ -77,6 +77,8 @@ class Sregs:
     idt_base: int = 0
     idt_limit: int = 0
     pdptrs: tuple[int, ...] | None = None
+    interrupt: int | None = None
+    """The interrupt that is injected, which only struct kvm_sregs has."""
 
 
 # ---------------------------------------------------------------------- registers
@@ -116,6 +118,15 @@ def kvm_get_sregs2(vmx: VcpuVmx) -> Sregs:
         idt_limit=vmcs["guest_idtr_limit"] & 0xFFFF,
         pdptrs=_pdptrs(vmx) if is_pae_paging(vcpu) else None,
     )
+
+
+def kvm_get_sregs(vmx: VcpuVmx) -> Sregs:
+    """KVM_GET_SREGS: the same without PDPTEs, with the interrupt that is injected."""
+    sregs, interrupt = kvm_get_sregs2(vmx), vmx.events.interrupt
+    sregs.pdptrs = None
+    if interrupt.injected and not interrupt.soft:
+        sregs.interrupt = interrupt.vector
+    return sregs
 
 
 def _vmcs_name(name: str) -> str:
@@ -166,6 +177,8 @@ def kvm_set_sregs(vmx: VcpuVmx, sregs: Sregs) -> int:
         vmx_set_segment(vmx, _vmcs_name(name), sregs.segments[name])
     if not sregs.cr8 & ~0xF:
         vmx.cr8 = sregs.cr8
+    if sregs.interrupt is not None:
+        vmx.events.interrupt = QueuedInterrupt(injected=True, vector=sregs.interrupt)
     if _is_reset_by_userspace(vmx):
         vmx.mp_state = MP_RUNNABLE
     if sregs.pdptrs is not None:

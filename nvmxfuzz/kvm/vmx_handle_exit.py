@@ -26,6 +26,7 @@ from nvmxfuzz.kvm.l2_exits import (
     L0_HANDLERS,
     exception_vector,
     handle_debug_exception,
+    handle_interrupt_window,
     is_nmi,
     nested_vmx_reflects,
 )
@@ -253,13 +254,6 @@ _MAYBE_EMULATED: Final = frozenset(bytes([code]) for code in (0x0F, *_PREFIXES))
 
 def _nothing(vmx: VcpuVmx, guest: GuestExit) -> str:
     del vmx, guest
-    return ""
-
-
-def handle_interrupt_window(vmx: VcpuVmx, guest: GuestExit) -> str:
-    """KVM looks for events again at the next entry."""
-    del guest
-    vmx.vcpu.vmcs["cpu_based_vm_exec_control"] &= ~Primary.INTERRUPT_WINDOW_EXITING
     return ""
 
 

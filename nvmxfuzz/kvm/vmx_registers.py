@@ -76,7 +76,8 @@ def _believed_segments(vcpu: Vcpu) -> dict[str, int]:
         fields[f"guest_{name}_base"] = segment.base
         fields[f"guest_{name}_limit"] = segment.limit
         fields[f"guest_{name}_selector"] = segment.selector
-        fields[f"guest_{name}_ar_bytes"] = vmx_segment_access_rights(segment)
+        absent = 0 if segment.present & 1 else int(AccessRights.UNUSABLE)
+        fields[f"guest_{name}_ar_bytes"] = vmx_segment_access_rights(segment) | absent
     return fields
 
 

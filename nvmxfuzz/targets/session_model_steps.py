@@ -24,12 +24,12 @@ from nvmxfuzz.kvm.vcpu_events import NotModelledError
 from nvmxfuzz.kvm.vcpu_ioctls import (
     Sregs,
     kvm_get_regs,
-    kvm_get_sregs2,
+    kvm_get_sregs,
     kvm_set_regs,
     kvm_set_sregs,
 )
 from nvmxfuzz.kvm.vcpu_run import INTERRUPTED, Ran, kvm_run
-from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx, is_vmx_code, vmx_get_cpl
+from nvmxfuzz.kvm.vcpu_vmx import MP_RUNNABLE, VcpuVmx, is_vmx_code, vmx_get_cpl
 from nvmxfuzz.kvm.vmcs12 import OFFSETS, read_word, write_fields
 from nvmxfuzz.kvm.vmx_handle_exit import GuestExit
 from nvmxfuzz.oracles.session.witness import PLACE_ADDRESSES, StepResult
@@ -154,9 +154,7 @@ def _instruction(vmx: VcpuVmx, step: SessionStep, guest: GuestExit) -> StepResul
         return _run_l2(vmx, guest)
     if mode == "kernel":
         return _end(vmx, was_l2, _run(vmx, _as_in_mode(vmx, guest)), told=True)
-    before = kvm_get_sregs2(vmx)
-    sregs = kvm_get_sregs2(vmx)
-    before.pdptrs = sregs.pdptrs = None
+    before, sregs = kvm_get_sregs(vmx), kvm_get_sregs(vmx)
     _set_mode(sregs, mode)
     error = kvm_set_sregs(vmx, sregs)
     if error:
@@ -277,8 +275,12 @@ def field_step(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> Step
 def _uses_shadow(vmx: VcpuVmx, ran: Ran) -> bool:
     """Whether the processor executes VMREAD and VMWRITE on the shadow VMCS, where L1 has one."""
     vcpu = vmx.vcpu
-    if ran.left != INTERRUPTED:
-        raise NotModelledError("a shadow VMCS of a vCPU that does not run")
+    if ran.left != INTERRUPTED or vmx.mp_state != MP_RUNNABLE:
+        return False
+    if vmx.emulation_required:
+        if vmx.in_smm:
+            raise NotModelledError("a shadow VMCS behind an RSM that is emulated")
+        return False
     if vcpu.guest_mode or vmx.nested.current_vmptr == _ALL:
         return False
     if not is_vmx_code(vmx) or vmx_get_cpl(vmx):

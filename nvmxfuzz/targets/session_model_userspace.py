@@ -28,6 +28,7 @@ from nvmxfuzz.kvm.vcpu_cpuid import flip_cpuid
 from nvmxfuzz.kvm.vcpu_ioctls import (
     kvm_get_msr,
     kvm_get_regs,
+    kvm_get_sregs,
     kvm_get_sregs2,
     kvm_set_one_msr,
     kvm_set_regs,
@@ -78,14 +79,14 @@ def set_sregs(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepR
     """KVM_SET_SREGS, or KVM_SET_SREGS2 for a PDPTE."""
     del machine
     name = step.chosen("register")
-    sregs = kvm_get_sregs2(vmx)
     if name.startswith("pdptr"):
+        sregs = kvm_get_sregs2(vmx)
         number = int(name.removeprefix("pdptr"))
         pdptrs = list(sregs.pdptrs or (0, 0, 0, 0))
         pdptrs[number] = _edited(step, pdptrs[number])
         sregs.pdptrs = tuple(pdptrs)
         return StepResult(kvm_set_sregs(vmx, sregs))
-    sregs.pdptrs = None
+    sregs = kvm_get_sregs(vmx)
     mask = 0xFFFF if name.endswith("limit") else _ALL
     setattr(sregs, name, _edited(step, getattr(sregs, name)) & mask)
     return StepResult(kvm_set_sregs(vmx, sregs))
@@ -97,8 +98,7 @@ _PART_BITS: Final[Mapping[str, int]] = MappingProxyType({"base": 64, "limit": 32
 def set_segment(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
     """KVM_SET_SREGS."""
     del machine
-    sregs = kvm_get_sregs2(vmx)
-    sregs.pdptrs = None
+    sregs = kvm_get_sregs(vmx)
     part = step.chosen("part")
     value = step.number("value") & (1 << _PART_BITS.get(part, 8)) - 1
     setattr(sregs.segments[step.chosen("segment")], part, value)

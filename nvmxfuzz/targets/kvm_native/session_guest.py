@@ -182,10 +182,10 @@ def field_step(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
     name = step.chosen("field")
     value = step.number("value") if step.kind == "vmwrite" else 0
     if step.chosen("mode") == "kernel":
-        error, _ = vcpu.run()
+        error, left = vcpu.run()
         if error:
             return StepResult(error)
-        if vcpu.shadow.takes(step.kind, name) and vcpu.in_vmx_code(cpl=0):
+        if vcpu.shadow.takes(step.kind, name) and vcpu.uses_shadow(left):
             return _without_exit(vcpu, step.kind, name, value)
     return _instruction(vcpu, step, script(field_access(step.kind, name, value)))
 
@@ -215,7 +215,7 @@ def prepare(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
         vcpu.vm.write(address, data)
     values = attempt.vmcs.items()
     asked = []
-    executes = vcpu.in_vmx_code(cpl=0)
+    executes = vcpu.uses_shadow(left)
     for name in vcpu.vm.bases.fields:
         if executes and vcpu.shadow.takes("vmwrite", name):
             vcpu.shadow.write(name, values[name])

@@ -238,6 +238,11 @@ class SessionVcpu:
             return False
         return bool(not sregs.efer & Efer.LMA or sregs.cs.l)
 
+    def uses_shadow(self, left: str) -> bool:
+        """Tell whether L1 is next on the processor, after a KVM_RUN that ended with `left`."""
+        runs = left == "intr" and self.get_mp_state() == io.MP_RUNNABLE
+        return runs and not self.emulation_required() and self.in_vmx_code(cpl=0)
+
     def emulation_required(self) -> bool:
         """Tell whether KVM cannot enter the guest with the state that it has."""
         return bool(self._functions.nvmx_emulation_required(self.address))
