@@ -136,6 +136,8 @@ class EntryBehaviour:
     """KVM_GET_VCPU_EVENTS tells how many NMIs are pending, and userspace may queue as many."""
     checks_efer_in_sregs: bool = False
     """KVM_SET_SREGS refuses bits of EFER that CPUID does not let it have."""
+    lists_debugctl: bool = False
+    """KVM_GET_MSR_INDEX_LIST has IA32_DEBUGCTL, so that a migration takes it along."""
     has_smm_file: bool = False
     """SMM has a file of its own (smm.c): interrupt shadows live through it, limits of segments are
     restored whole, and an RSM that fails leaves L2; before, RSM was part of the emulator."""
@@ -250,6 +252,7 @@ _V6_12 = replace(
     keeps_fixed_dr6=True,
     counts_nmis=True,
     checks_efer_in_sregs=True,
+    lists_debugctl=True,
     has_smm_file=True,
 )
 

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -13,6 +14,7 @@ from nvmxfuzz.kvm.event_ioctls import (
     EXTRA_FLAGS,
     accept_init,
     accept_sipi,
+    kvm_get_mp_state,
     kvm_get_vcpu_events,
     kvm_inject_nmi,
     kvm_set_mp_state,
@@ -26,6 +28,7 @@ from nvmxfuzz.kvm.nested_state import (
 )
 from nvmxfuzz.kvm.vcpu_cpuid import flip_cpuid
 from nvmxfuzz.kvm.vcpu_ioctls import (
+    Sregs,
     kvm_get_msr,
     kvm_get_regs,
     kvm_get_sregs,
@@ -45,6 +48,19 @@ _ALL: Final = (1 << 64) - 1
 _APIC_ENABLED: Final = 1 << 11
 
 
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What userspace keeps of a vCPU; of the MSRs those that a session looks at, and `others`."""
+
+    mp_state: int
+    regs: Mapping[str, int]
+    sregs: Sregs
+    events: dict[str, int]
+    msrs: tuple[tuple[int, int], ...]
+    others: Mapping[int, int]
+    nested: NestedStateImage
+
+
 class SessionMachine:
     """The vCPUs of a VM, its memory, and the VMCSs that an L1 knows how to make."""
 
@@ -61,7 +77,7 @@ class SessionMachine:
         self.vcpus = vcpus
         self.memory = memory
         self.attempts = attempts
-        self.kept: dict[str, NestedStateImage] = {}
+        self.slots: dict[str, Saved] = {}
 
 
 def _edited(step: SessionStep, old: int) -> int:
@@ -182,7 +198,8 @@ _NESTED_PLACES: Final[Mapping[str, int]] = MappingProxyType(
 
 def set_nested_state(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
     """KVM_SET_NESTED_STATE of what was kept, or what the vCPU has if nothing was."""
-    kept = machine.kept.get(step.chosen("slot")) or vmx_get_nested_state(vmx)
+    slot = machine.slots.get(step.chosen("slot"))
+    kept = slot.nested if slot else vmx_get_nested_state(vmx)
     part = step.chosen("part")
     unset, flip = step.number("unset"), step.number("flip")
     if part in _NESTED_PLACES:
@@ -201,6 +218,61 @@ def set_nested_state(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -
     return StepResult(kvm_set_nested_state(vmx, edited))
 
 
+# ---------------------------------------------------------------------- migration
+
+
+def save(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
+    """Keep all that can be read, but for the capability MSRs, the CPUID and the local APIC."""
+    listed = (index for index in _KEPT_MSRS if index != _DEBUGCTL or _lists_debugctl(vmx))
+    values = ((index, kvm_get_msr(vmx, index)) for index in listed)
+    machine.slots[step.chosen("slot")] = Saved(
+        kvm_get_mp_state(vmx),
+        kvm_get_regs(vmx),
+        kvm_get_sregs2(vmx),
+        kvm_get_vcpu_events(vmx),
+        tuple((index, value) for index, value in values if value is not None),
+        dict(vmx.vcpu.msrs),
+        vmx_get_nested_state(vmx),
+    )
+    return StepResult()
+
+
+_DEBUGCTL: Final = MSRS["IA32_DEBUGCTL"]
+_FEATURE_CONTROL: Final = MSRS["IA32_FEATURE_CONTROL"]
+_KEPT_MSRS: Final = (
+    *(MSRS["IA32_SYSENTER_CS"], MSRS["IA32_SYSENTER_ESP"], MSRS["IA32_SYSENTER_EIP"]),
+    *(MSRS["IA32_PAT"], _FEATURE_CONTROL, _DEBUGCTL, MSRS["IA32_SMBASE"]),
+)
+"""In the order of KVM_GET_MSR_INDEX_LIST."""
+
+
+def _lists_debugctl(vmx: VcpuVmx) -> bool:
+    return vmx.vcpu.behaviour.lists_debugctl
+
+
+def restore(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
+    """Write what was kept, in the order in which QEMU does; the first error ends it."""
+    kept = machine.slots.get(step.chosen("slot"))
+    if kept is None:
+        return StepResult(outcome="refused")
+    if vmx.bugged:
+        return StepResult(-errno.EIO)
+    for index, value in kept.msrs:
+        if index == _FEATURE_CONTROL:
+            kvm_set_one_msr(vmx, index, value)
+    error = (
+        kvm_set_sregs(vmx, kept.sregs)
+        or kvm_set_nested_state(vmx, kept.nested)
+        or kvm_set_regs(vmx, dict(kept.regs))
+    )
+    if error:
+        return StepResult(error)
+    refused = any(kvm_set_one_msr(vmx, index, value) for index, value in kept.msrs)
+    vmx.vcpu.msrs = dict(kept.others)
+    error = kvm_set_vcpu_events(vmx, kept.events) or kvm_set_mp_state(vmx, kept.mp_state)
+    return StepResult(error, "refused" if refused else "")
+
+
 USERSPACE_STEPS: Final[Mapping[str, Handler]] = MappingProxyType(
     {
         "set-regs": set_regs,
@@ -214,6 +286,8 @@ USERSPACE_STEPS: Final[Mapping[str, Handler]] = MappingProxyType(
         "init": init,
         "sipi": sipi,
         "set-nested-state": set_nested_state,
+        "save": save,
+        "restore": restore,
     }
 )
 """What carries each of these steps out."""

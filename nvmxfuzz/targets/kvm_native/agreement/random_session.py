@@ -41,6 +41,8 @@ _WEIGHTS: Final[Mapping[str, float]] = MappingProxyType(
         "nmi": 0.7,
         "init": 0.5,
         "sipi": 0.4,
+        "save": 0.7,
+        "restore": 0.9,
         "set-nested-state": 1.5,
     }
 )
