@@ -136,6 +136,9 @@ class EntryBehaviour:
     """KVM_GET_VCPU_EVENTS tells how many NMIs are pending, and userspace may queue as many."""
     checks_efer_in_sregs: bool = False
     """KVM_SET_SREGS refuses bits of EFER that CPUID does not let it have."""
+    hlt_asks_for_events: bool = False
+    """HLT that KVM carries out is over at once if an event is there; before, the vCPU sleeps first.
+    """
     lists_debugctl: bool = False
     """KVM_GET_MSR_INDEX_LIST has IA32_DEBUGCTL, so that a migration takes it along."""
     has_smm_file: bool = False
@@ -252,6 +255,7 @@ _V6_12 = replace(
     keeps_fixed_dr6=True,
     counts_nmis=True,
     checks_efer_in_sregs=True,
+    hlt_asks_for_events=True,
     lists_debugctl=True,
     has_smm_file=True,
 )

@@ -25,7 +25,8 @@ from nvmxfuzz.kvm.nested_vmx_result import (
 )
 from nvmxfuzz.kvm.set_registers import kvm_set_cr0, kvm_set_cr3, kvm_set_cr4
 from nvmxfuzz.kvm.vcpu_events import NotModelledError
-from nvmxfuzz.kvm.vcpu_vmx import MP_HALTED, VcpuVmx
+from nvmxfuzz.kvm.vcpu_has_events import kvm_emulate_halt_noskip
+from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx
 from nvmxfuzz.kvm.virtual_cpu import ALL_ONES
 from nvmxfuzz.kvm.vmcs12 import write_fields
 from nvmxfuzz.machine.vmcs import Vmcs
@@ -186,24 +187,19 @@ _BY_CASE: Final[Mapping[int, Callable[[VcpuVmx, Vmcs, GuestExit], bool]]] = Mapp
 def skip_instruction_of_l2(vmx: VcpuVmx, length: int) -> None:
     """kvm_skip_emulated_instruction(), behind which L1's monitor trap flag is pending."""
     kvm_skip_emulated_instruction(vmx, length)
-    queued = vmx.events.exception
+    queues = vmx.events.exception, vmx.events.exception_vmexit
     traps = vmx.vmcs12.cpu_based_vm_exec_control & Primary.MONITOR_TRAP_FLAG
-    vmx.nested.mtf_pending = traps != 0 and (not queued.pending or queued.vector == Vector.DB)
+    vmx.nested.mtf_pending = traps != 0 and not any(
+        queued.pending and queued.vector != Vector.DB for queued in queues
+    )
 
 
 def complete_insn_gp(vmx: VcpuVmx, guest: GuestExit, done: bool) -> str:
     """kvm_complete_insn_gp(): the instruction is over, or raises #GP."""
     if not done:
-        return inject_into_l2(vmx, _PROTECTION)
-    skip_instruction_of_l2(vmx, guest.length)
-    return ""
-
-
-def inject_into_l2(vmx: VcpuVmx, fault: Fault) -> str:
-    """Queue an exception for L2, of which L1 does not want to know."""
-    if fault.vector is not None and vmx.vmcs12.exception_bitmap >> fault.vector & 1:
-        raise NotModelledError("an exception that KVM raises in L2 and L1 intercepts")
-    kvm_queue_exception(vmx, fault)
+        kvm_queue_exception(vmx, _PROTECTION)
+    else:
+        skip_instruction_of_l2(vmx, guest.length)
     return ""
 
 
@@ -238,10 +234,7 @@ def handle_wrmsr(vmx: VcpuVmx, guest: GuestExit) -> str:
 def handle_hlt(vmx: VcpuVmx, guest: GuestExit) -> str:
     """kvm_emulate_halt(): L2 sleeps, and L1 does not know."""
     skip_instruction_of_l2(vmx, guest.length)
-    events = vmx.events
-    if events.exception.pending or vmx.nested.mtf_pending or events.smi_pending:
-        raise NotModelledError("HLT of L2, which an event ends at once")
-    vmx.mp_state = MP_HALTED
+    kvm_emulate_halt_noskip(vmx)
     return ""
 
 

@@ -21,11 +21,7 @@ from nvmxfuzz.kvm.inject_events import (
     vmx_cancel_injection,
 )
 from nvmxfuzz.kvm.invalid_guest import handle_invalid_guest_state
-from nvmxfuzz.kvm.nested_events import (
-    has_nested_events,
-    kvm_check_nested_events,
-    vmx_nmi_blocked,
-)
+from nvmxfuzz.kvm.nested_events import kvm_check_nested_events
 from nvmxfuzz.kvm.nested_pages import has_backed_root, nested_get_vmcs12_pages
 from nvmxfuzz.kvm.nested_vmx_result import INTERNAL_ERROR
 from nvmxfuzz.kvm.triple_fault import (
@@ -35,7 +31,8 @@ from nvmxfuzz.kvm.triple_fault import (
     vmx_vcpu_pre_run,
 )
 from nvmxfuzz.kvm.vcpu_events import NotModelledError, clear_event_queues, is_nmi
-from nvmxfuzz.kvm.vcpu_reset import init_sipi_allowed, kvm_apic_accept_events
+from nvmxfuzz.kvm.vcpu_has_events import kvm_vcpu_has_events
+from nvmxfuzz.kvm.vcpu_reset import kvm_apic_accept_events
 from nvmxfuzz.kvm.vcpu_vmx import (
     MP_HALTED,
     MP_INIT_RECEIVED,
@@ -117,22 +114,6 @@ def vcpu_block(vmx: VcpuVmx) -> bool:
     elif vmx.mp_state not in (MP_RUNNABLE, MP_INIT_RECEIVED):
         vmx.vcpu.warn("vcpu_block.mp_state")
     return False
-
-
-def kvm_vcpu_has_events(vmx: VcpuVmx) -> bool:
-    """Whether there is something to wake up for."""
-    events = vmx.events
-    if events.init_or_sipi and init_sipi_allowed(vmx):
-        return True
-    if events.exception_pending or events.nmi_request or events.smi_request:
-        return True
-    blocked = vmx.nested.nested_run_pending
-    # -EBUSY is no reason to go on sleeping.
-    if events.nmi_pending and (blocked or not vmx_nmi_blocked(vmx)):
-        return True
-    if events.smi_pending and (blocked or not vmx.in_smm):
-        return True
-    return vmx.vcpu.guest_mode and has_nested_events(vmx)
 
 
 def vcpu_enter_guest(vmx: VcpuVmx, guest: GuestExit | None, ran: Ran) -> str:

@@ -50,8 +50,8 @@ from nvmxfuzz.kvm.nested_vmx_result import (
 from nvmxfuzz.kvm.set_registers import vmx_get_segment
 from nvmxfuzz.kvm.smm import em_rsm
 from nvmxfuzz.kvm.vcpu_events import NotModelledError
+from nvmxfuzz.kvm.vcpu_has_events import kvm_emulate_halt_noskip
 from nvmxfuzz.kvm.vcpu_vmx import (
-    MP_HALTED,
     MP_INIT_RECEIVED,
     VcpuVmx,
     begin_entry,
@@ -152,7 +152,10 @@ def nested_vmx_run(vmx: VcpuVmx, *, launch: bool) -> str:
             vmx.nested.cached_shadow_vmcs12[:] = image
     if vcpu.halted or vcpu.waits_for_sipi:
         vmx.nested.nested_run_pending = vcpu.nested_run_pending = False
-        vmx.mp_state = MP_HALTED if vcpu.halted else MP_INIT_RECEIVED
+        if vcpu.halted:
+            kvm_emulate_halt_noskip(vmx)
+        else:
+            vmx.mp_state = MP_INIT_RECEIVED
     vmx.emulation_required = vmx_emulation_required(vmx)
     return "entered"
 

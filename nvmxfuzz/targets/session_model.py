@@ -124,6 +124,8 @@ class ModelSessions:
         """Carry a step out, and tell what it came to; `stopped` where the model knows no more."""
         machine = self._now()
         vmx = machine.vcpus[step.vcpu % VCPUS]
+        # What KVM warned of while somebody read the vCPU is not of this step.
+        vmx.vcpu.warnings.clear()
         try:
             result = STEPS[step.kind](machine, vmx, step)
         except NotModelledError as unknown:
