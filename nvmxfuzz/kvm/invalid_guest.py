@@ -37,6 +37,8 @@ def handle_invalid_guest_state(vmx: VcpuVmx) -> str:
     if code and code != RSM:
         raise NotModelledError("L1 is emulated")
     result = handle_ud(vmx) if code else _fetch_fails(vmx)
+    if vmx.events.triple_fault and vcpu.rmode is not None and vmx.emulation_required:
+        raise NotModelledError("L1 is emulated, and has shut down")
     return result if result == INTERNAL_ERROR or vmx_vcpu_pre_run(vmx) else INTERNAL_ERROR
 
 

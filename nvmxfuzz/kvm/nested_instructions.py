@@ -334,6 +334,12 @@ SHADOW_FIELDS_RW = frozenset(FIELD_BY_NAME[name].encoding for name in SHADOWED)
 """The same, by encoding: every VM entry copies them, so that writing them makes nothing dirty."""
 
 
+def keep_shadow_vmcs(vmx: VcpuVmx) -> None:
+    """Note what KVM's shadow VMCS holds while L2 runs: what vmcs12 holds now."""
+    values = vmx.vmcs12.__dict__
+    vmx.nested.shadow_vmcs = {name: values[name] for name in SHADOWED}
+
+
 # ---------------------------------------------------------------------- INVEPT, INVVPID
 
 

@@ -3,7 +3,7 @@
 
 vmx/vmx.c. Without unrestricted guest, a guest without protection runs in virtual-8086 mode: what it
 believes its segments and flags to be is kept aside in `RealMode`, and the VMCS has others. Nobody
-sees the TSS that KVM lends it, nor CR4.VME; they are not modelled.
+sees CR4.VME, which is not modelled.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ _UNUSABLE: Final = int(AccessRights.UNUSABLE)
 _CHANGED: Final = ("cs", "ss", "es", "ds", "fs", "gs")
 """Segments that virtual-8086 mode has otherwise."""
 _DATA_ACCESSED: Final = 3
+_TSS_LIMIT: Final = 0x2088
+_BUSY_TSS: Final = 0x8B
 _VIRTUAL_8086: Final = Rflags.IOPL | Rflags.VM
 
 
@@ -150,6 +152,8 @@ def enter_rmode(vcpu: Vcpu) -> None:
         vcpu.warn("enter_rmode.guest_mode")
     segments = {name: read_segment(vcpu, name) for name in ("tr", *_CHANGED)}
     vcpu.rmode = RealMode(segments)
+    vcpu.vmcs["guest_tr_base"] = vcpu.kvm.places.rmode_tss
+    vcpu.vmcs["guest_tr_limit"], vcpu.vmcs["guest_tr_ar_bytes"] = _TSS_LIMIT, _BUSY_TSS
     vcpu.vmcs["guest_rflags"] = vcpu.rflags | _VIRTUAL_8086
     for name in _CHANGED:
         fix_rmode_seg(vcpu, name)

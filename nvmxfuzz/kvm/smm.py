@@ -19,7 +19,7 @@ from nvmxfuzz.arch.registers import Cr0, Cr4, Efer, Rflags
 from nvmxfuzz.kvm.msrs import kvm_set_msr
 from nvmxfuzz.kvm.nested_state import restore_l2
 from nvmxfuzz.kvm.nested_vmexit import nested_vmx_vmexit, vmx_leave_nested
-from nvmxfuzz.kvm.segments import Segment, vmx_segment_access_rights
+from nvmxfuzz.kvm.segments import Segment
 from nvmxfuzz.kvm.set_registers import (
     kvm_set_cr0,
     kvm_set_cr3,
@@ -31,7 +31,7 @@ from nvmxfuzz.kvm.set_registers import (
 )
 from nvmxfuzz.kvm.vcpu import Vcpu
 from nvmxfuzz.kvm.vcpu_events import NotModelledError
-from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx, begin_entry
+from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx, begin_entry, is_64_bit_mode
 from nvmxfuzz.kvm.virtual_cpu import ALL_ONES
 from nvmxfuzz.kvm.vmx_registers import kvm_set_dr7, vmx_set_cr4, vmx_set_efer
 
@@ -131,13 +131,27 @@ def enter_smm_save_state_64(vmx: VcpuVmx) -> bytes:
     _WORD.pack_into(area, _SMM_REVISION, _REVISION)
     for name, at in _SEGMENTS.items():
         segment = vmx_get_segment(vmx, name)
-        rights = vmx_segment_access_rights(segment) & 0xF0FF
+        rights = _segment_flags(segment)
         _SEGMENT.pack_into(area, at, segment.selector, rights, segment.limit, segment.base)
     for name, at in _TABLES.items():
         _SEGMENT.pack_into(area, at, 0, 0, vmcs[f"guest_{name}_limit"], vmcs[f"guest_{name}_base"])
     if vcpu.behaviour.has_smm_file:
         area[_INT_SHADOW] = interrupt_shadow(vmx)
     return bytes(area)
+
+
+def _segment_flags(segment: Segment) -> int:
+    """enter_smm_get_segment_flags(): userspace's flags may be of more bits, which run over."""
+    return (
+        segment.g << 15
+        | segment.db << 14
+        | segment.l << 13
+        | segment.avl << 12
+        | segment.present << 7
+        | segment.dpl << 5
+        | segment.s << 4
+        | segment.type
+    ) & 0xFFFF
 
 
 def interrupt_shadow(vmx: VcpuVmx) -> int:
@@ -163,7 +177,7 @@ def em_rsm(vmx: VcpuVmx) -> bool:
     reachable = vcpu.memory.read(vmx.smbase + SAVE_AREA, _SIZE) is not None
     if not reachable and not vcpu.behaviour.has_smm_file:
         return False
-    before, gprs = _Emulated.of(vcpu), dict(vmx.gprs)
+    before, gprs, in_64_bit_mode = _Emulated.of(vcpu), dict(vmx.gprs), is_64_bit_mode(vmx)
     vcpu.rip += 2
     left = emulator_leave_smm(vmx)
     if not left:
@@ -175,6 +189,10 @@ def em_rsm(vmx: VcpuVmx) -> bool:
         vmx.gprs = gprs
         before.write_back(vmx)
         return False
+    if left or vcpu.behaviour.has_smm_file:
+        in_64_bit_mode = is_64_bit_mode(vmx)
+    if not in_64_bit_mode:
+        vcpu.rip &= 0xFFFF_FFFF
     return True
 
 

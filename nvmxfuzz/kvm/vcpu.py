@@ -89,6 +89,10 @@ class Places:
     ept01: int = 0x4000_5000
     ept02: int = 0x4000_6000
     """Root of the page tables that L2 runs on: EPT, or shadow paging without it."""
+    rmode_tss: int = 0xFEFF_D000
+    """Guest-physical: what userspace lends KVM for virtual-8086 mode in place of real mode."""
+    identity_map: int = 0xFFFB_C000
+    """Guest-physical: page tables for a guest without paging."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""INIT and SIPI: kvm_apic_accept_events() of lapic.c, kvm_vcpu_reset() of x86.c, vmx_vcpu_reset().
+"""INIT and SIPI: lapic.c, kvm_vcpu_reset() of x86.c, vmx_vcpu_reset().
 
 An INIT waits while the vCPU is in SMM or in VMX root operation, where a SIPI is lost; in L2 both
 are VM exits.

@@ -22,6 +22,7 @@ from nvmxfuzz.kvm.inject_events import (
 )
 from nvmxfuzz.kvm.invalid_guest import handle_invalid_guest_state
 from nvmxfuzz.kvm.nested_events import kvm_check_nested_events
+from nvmxfuzz.kvm.nested_instructions import keep_shadow_vmcs
 from nvmxfuzz.kvm.nested_pages import has_backed_root, nested_get_vmcs12_pages
 from nvmxfuzz.kvm.nested_vmx_result import INTERNAL_ERROR
 from nvmxfuzz.kvm.triple_fault import (
@@ -103,8 +104,7 @@ def _enter(vmx: VcpuVmx, guest: GuestExit | None, ran: Ran) -> str:
 
 def vcpu_block(vmx: VcpuVmx) -> bool:
     """Sleep until an event comes; whether it was a signal that ended the sleep."""
-    slept = not kvm_vcpu_has_events(vmx)
-    if slept:
+    if not kvm_vcpu_has_events(vmx):
         return True
     if vmx.vcpu.guest_mode:
         kvm_check_nested_events(vmx)
@@ -138,9 +138,14 @@ def vcpu_enter_guest(vmx: VcpuVmx, guest: GuestExit | None, ran: Ran) -> str:
     events.emulated_delivery = False
     kvm_check_and_inject_events(vmx)
     _reload_mmu(vmx)
+    if vcpu.guest_mode and vmx.shadowing and not vmx.nested.shadow_vmcs:
+        # nested_sync_vmcs12_to_shadow(), of an L2 that no instruction of L1 has entered.
+        keep_shadow_vmcs(vmx)
     if guest is None or events.emulated_delivery:
         vmx_cancel_injection(vmx)
         return ""
+    if vmx.msrs is not None:
+        vmx.msrs.has_run = True
     if vmx.emulation_required:
         if vmx.nested.nested_run_pending or vcpu.guest_mode:
             handle_invalid_l2(vmx)
@@ -150,8 +155,6 @@ def vcpu_enter_guest(vmx: VcpuVmx, guest: GuestExit | None, ran: Ran) -> str:
     ran.last_rip = vcpu.rip
     vcpu.vmcs["guest_rip"], vcpu.vmcs["guest_rsp"] = vcpu.rip, vcpu.rsp
     ran.entries += 1
-    if vmx.msrs is not None:
-        vmx.msrs.has_run = True
     return _leave_guest(vmx, guest, ran)
 
 
@@ -195,6 +198,8 @@ def _reload_mmu(vmx: VcpuVmx) -> None:
     vcpu = vmx.vcpu
     if vcpu.params.ept and (vcpu.params.unrestricted_guest or is_paging(vcpu)):
         vcpu.vmcs["guest_cr3"] = vcpu.cr3
+    elif vcpu.params.ept:
+        vcpu.vmcs["guest_cr3"] = vcpu.kvm.places.identity_map
     if vcpu.guest_mode and vcpu.behaviour.missing_root is not MissingRoot.DUMMY:
         vcpu.vmcs12 = vmx.vmcs12
         if not has_backed_root(vcpu):

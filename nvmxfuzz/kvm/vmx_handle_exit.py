@@ -49,10 +49,11 @@ from nvmxfuzz.kvm.nested_vmx_result import (
 )
 from nvmxfuzz.kvm.set_registers import vmx_get_segment
 from nvmxfuzz.kvm.smm import em_rsm
-from nvmxfuzz.kvm.vcpu_events import NotModelledError
+from nvmxfuzz.kvm.vcpu_events import NotModelledError, clear_event_queues
 from nvmxfuzz.kvm.vcpu_has_events import kvm_emulate_halt_noskip
 from nvmxfuzz.kvm.vcpu_vmx import (
     MP_INIT_RECEIVED,
+    MP_RUNNABLE,
     VcpuVmx,
     begin_entry,
     end_entry,
@@ -142,8 +143,7 @@ def nested_vmx_run(vmx: VcpuVmx, *, launch: bool) -> str:
         return _not_entered(vmx, over)
     vmx.nested.has_preemption_timer_deadline = False
     if vmx.shadowing:
-        values = vcpu.vmcs12.__dict__
-        vmx.nested.shadow_vmcs = {name: values[name] for name in instructions.SHADOWED}
+        instructions.keep_shadow_vmcs(vmx)
     end_entry(vmx)
     vmcs12 = vcpu.vmcs12
     if has_shadow_vmcs12(vmcs12):
@@ -333,6 +333,9 @@ def _late_vmfail(vmx: VcpuVmx) -> str:
     nested_exit.nested_vmx_vmexit(vcpu, 0, 0, failed=True)
     # It is taken for VMLAUNCH even where RSM has brought L2 back.
     vcpu.rip = vcpu.rip + vcpu.vmcs["vm_exit_instruction_len"] - _VMLAUNCH_LENGTH & ALL_ONES
+    clear_event_queues(vmx.events)
+    vmx.nested.mtf_pending = vmx.events.get_nested_state_pages = False
+    vmx.mp_state = MP_RUNNABLE
     end_entry(vmx)
     vmx.nested.shadow_vmcs = {}
     vmx.emulation_required = vmx_emulation_required(vmx)

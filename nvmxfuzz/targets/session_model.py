@@ -42,6 +42,7 @@ from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.memory import Memory
 from nvmxfuzz.machine.processor import Processor
 from nvmxfuzz.machine.profile import Profile
+from nvmxfuzz.oracles.restore.witness import WitnessStoppedError
 from nvmxfuzz.oracles.restore.worlds import msr_world
 from nvmxfuzz.oracles.session.witness import PLACE_ADDRESSES, StepResult, VcpuView
 from nvmxfuzz.targets.session_model_steps import STEPS
@@ -139,9 +140,15 @@ class ModelSessions:
         return replace(result, warnings=warnings) if warnings else result
 
     def read(self, vcpu: int) -> VcpuView:
-        """Return what userspace can read of a vCPU; of the MSRs not those that follow the clock."""
+        """Return what userspace can read of a vCPU; of the MSRs not those that follow the clock.
+
+        WitnessStoppedError where an INIT or SIPI is accepted by that, and the model knows no more.
+        """
         vmx = self._now().vcpus[vcpu]
-        mp_state = kvm_get_mp_state(vmx)
+        try:
+            mp_state = kvm_get_mp_state(vmx)
+        except NotModelledError as unknown:
+            raise WitnessStoppedError(f"{NOT_MODELLED}: {unknown}") from None
         nested = vmx_get_nested_state(vmx)
         others = ((name, kvm_get_msr(vmx, index)) for name, index in _OTHER_MSRS)
         if vmx.capabilities is None:

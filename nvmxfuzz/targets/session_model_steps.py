@@ -77,6 +77,9 @@ def guest_exit(answer: Answer) -> GuestExit:
     )
 
 
+_INTERRUPTION: Final = guest_exit(_INTERRUPTED)
+
+
 def _run(vmx: VcpuVmx, *guest: GuestExit) -> Ran:
     """KVM_RUN; an L2 that cannot be entered does nothing, nor does L1 behind it."""
     must_not_run = vmx.vcpu.guest_mode and vmx.emulation_required
@@ -162,7 +165,7 @@ def _instruction(vmx: VcpuVmx, step: SessionStep, guest: GuestExit) -> StepResul
     if mode == "virtual-8086":
         _set_virtual_8086(vmx, Rflags.VM)
     undefined = mode in _UNDEFINED_FIRST
-    guest = guest_exit(l1.UNDEFINED_OPCODE) if undefined else _as_in_mode(vmx, guest)
+    guest = _as_in_mode(vmx, guest_exit(l1.UNDEFINED_OPCODE) if undefined else guest)
     result = _end(vmx, was_l2, _run(vmx, guest), told=True)
     if not vmx.vcpu.guest_mode and not result.outcome.startswith(("exit", "smm", "triple")):
         if mode == "virtual-8086":
@@ -174,9 +177,12 @@ def _instruction(vmx: VcpuVmx, step: SessionStep, guest: GuestExit) -> StepResul
 def _as_in_mode(vmx: VcpuVmx, guest: GuestExit) -> GuestExit:
     """Return what becomes of a VMX instruction: #UD in a mode without.
 
-    In SMM KVM comes to the same by itself, as long as there is no VMX operation.
+    In SMM KVM comes to the same by itself, as long as there is no VMX operation. An L1 that KVM has
+    to emulate executes what is in memory.
     """
-    if is_vmx_code(vmx):
+    if vmx.emulation_required:
+        return _INTERRUPTION
+    if is_vmx_code(vmx) or guest.reason == ExitReason.EXCEPTION_NMI:
         return guest
     if not vmx.in_smm:
         return guest_exit(l1.UNDEFINED_OPCODE)
@@ -267,19 +273,15 @@ def field_step(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> Step
         if ran.errno:
             return StepResult(ran.errno)
         if machine.shadowing:
-            _uses_shadow(vmx, ran)
+            _uses_shadow(vmx)
     answer = field_access(step.kind, step.chosen("field"), value)
     return _instruction(vmx, step, guest_exit(answer))
 
 
-def _uses_shadow(vmx: VcpuVmx, ran: Ran) -> bool:
+def _uses_shadow(vmx: VcpuVmx) -> bool:
     """Whether the processor executes VMREAD and VMWRITE on the shadow VMCS, where L1 has one."""
     vcpu = vmx.vcpu
-    if ran.left != INTERRUPTED or vmx.mp_state != MP_RUNNABLE:
-        return False
-    if vmx.emulation_required:
-        if vmx.in_smm:
-            raise NotModelledError("a shadow VMCS behind an RSM that is emulated")
+    if vmx.mp_state != MP_RUNNABLE or vmx.emulation_required:
         return False
     if vcpu.guest_mode or vmx.nested.current_vmptr == _ALL:
         return False
@@ -303,7 +305,7 @@ def prepare(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepRes
         machine.memory.write(address, data)
     values = attempt.vmcs.items()
     asked = _WRITTEN
-    if machine.shadowing and _uses_shadow(vmx, ran):
+    if machine.shadowing and _uses_shadow(vmx):
         # The processor writes these into the shadow VMCS, and nobody moves on.
         asked = tuple(name for name in _WRITTEN if name not in _SHADOWED)
         shadowed = {name: values[name] for name in _WRITTEN if name in _SHADOWED}
@@ -311,8 +313,9 @@ def prepare(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepRes
         if vmx.nested.shadow_vmcs:
             vmx.nested.shadow_vmcs = shadowed
     exits = [guest_exit(field_access("vmwrite", name, values[name])) for name in asked]
-    if not was_l2 and _as_in_mode(vmx, exits[0]) is not exits[0]:
-        exits = [guest_exit(l1.UNDEFINED_OPCODE)]
+    first = exits[0] if was_l2 else _as_in_mode(vmx, exits[0])
+    if first is not exits[0]:
+        exits = [first]
     result = _end(vmx, was_l2, _run(vmx, *exits[:1]), told=True)
     if result.outcome != "done":
         return result

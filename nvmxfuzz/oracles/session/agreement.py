@@ -14,6 +14,7 @@ from typing import Final
 
 from nvmxfuzz.inputs.session_steps import VCPUS, SessionStep
 from nvmxfuzz.oracles.finding import Finding
+from nvmxfuzz.oracles.restore.witness import WitnessStoppedError
 from nvmxfuzz.oracles.session.witness import SessionWitness, StepResult, VcpuView
 
 AGREEMENT: Final = "agreement.kvm-session"
@@ -47,7 +48,11 @@ def compare_session(
         over = seen.stopped or seen.errno == -errno.EIO
         if not over:
             vcpu = step.vcpu % VCPUS
-            different += _views(model.read(vcpu), real.read(vcpu))
+            try:
+                view = model.read(vcpu)
+            except WitnessStoppedError as stopped:
+                return Compared(number, str(stopped))
+            different += _views(view, real.read(vcpu))
         if different:
             return Compared(number, finding=_finding(real.kernel, step, different))
         if over:

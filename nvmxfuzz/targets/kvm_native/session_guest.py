@@ -22,6 +22,7 @@ from nvmxfuzz.targets.kvm_native.port import VMCALL, Exit
 from nvmxfuzz.targets.kvm_native.session_boot import operand_memory
 from nvmxfuzz.targets.kvm_native.session_end import end_of
 from nvmxfuzz.targets.kvm_native.session_exits import (
+    INTERRUPTION,
     NEEDS,
     NEUTRAL_REASON,
     NOTHING,
@@ -55,7 +56,7 @@ def _instruction(vcpu: SessionVcpu, step: SessionStep, actions: Any) -> StepResu
     error, undo = _enter_mode(vcpu, mode)
     if error:
         return StepResult(error)
-    chosen = UNDEFINED if mode in _UNDEFINED_FIRST else _as_in_mode(vcpu, actions)
+    chosen = _as_in_mode(vcpu, UNDEFINED if mode in _UNDEFINED_FIRST else actions)
     result = end_of(vcpu, was_l2, vcpu.run(chosen), told=True)
     if not vcpu.in_l2() and not result.outcome.startswith(("exit", "smm", "triple")):
         undo()
@@ -65,8 +66,11 @@ def _instruction(vcpu: SessionVcpu, step: SessionStep, actions: Any) -> StepResu
 def _as_in_mode(vcpu: SessionVcpu, actions: Any) -> Any:  # noqa: ANN401 # arrays of native.Action
     """Return what becomes of a VMX instruction: #UD in a mode without.
 
-    In SMM, where firmware has RSM in place of the instruction, KVM comes to the same by itself.
+    In SMM, where firmware has RSM in place of the instruction, KVM comes to the same by itself. An
+    L1 that KVM has to emulate executes what is in memory, and is interrupted where that is over.
     """
+    if vcpu.emulation_required():
+        return INTERRUPTION
     without = not vcpu.in_vmx_code() and not vcpu.get_events().smi.smm
     return UNDEFINED if without else actions
 
@@ -182,10 +186,10 @@ def field_step(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
     name = step.chosen("field")
     value = step.number("value") if step.kind == "vmwrite" else 0
     if step.chosen("mode") == "kernel":
-        error, left = vcpu.run()
+        error, _ = vcpu.run()
         if error:
             return StepResult(error)
-        if vcpu.shadow.takes(step.kind, name) and vcpu.uses_shadow(left):
+        if vcpu.shadow.takes(step.kind, name) and vcpu.uses_shadow():
             return _without_exit(vcpu, step.kind, name, value)
     return _instruction(vcpu, step, script(field_access(step.kind, name, value)))
 
@@ -215,15 +219,16 @@ def prepare(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
         vcpu.vm.write(address, data)
     values = attempt.vmcs.items()
     asked = []
-    executes = vcpu.uses_shadow(left)
+    executes = vcpu.uses_shadow()
     for name in vcpu.vm.bases.fields:
         if executes and vcpu.shadow.takes("vmwrite", name):
             vcpu.shadow.write(name, values[name])
         else:
             asked.append(name)
     scripts = vcpu.vm.bases.scripts(step.chosen("base"), tuple(asked))
-    if not was_l2 and _as_in_mode(vcpu, None) is UNDEFINED:
-        scripts = (UNDEFINED,)
+    other = None if was_l2 else _as_in_mode(vcpu, None)
+    if other is not None:
+        scripts = (other,)
     result = StepResult(0, "done", left)
     for actions in scripts:
         result = end_of(vcpu, was_l2, vcpu.run(actions), told=True)

@@ -238,9 +238,9 @@ class SessionVcpu:
             return False
         return bool(not sregs.efer & Efer.LMA or sregs.cs.l)
 
-    def uses_shadow(self, left: str) -> bool:
-        """Tell whether L1 is next on the processor, after a KVM_RUN that ended with `left`."""
-        runs = left == "intr" and self.get_mp_state() == io.MP_RUNNABLE
+    def uses_shadow(self) -> bool:
+        """Tell whether the processor lets L1 use a shadow VMCS, if there is one, when it runs."""
+        runs = self.get_mp_state() == io.MP_RUNNABLE
         return runs and not self.emulation_required() and self.in_vmx_code(cpl=0)
 
     def emulation_required(self) -> bool:
