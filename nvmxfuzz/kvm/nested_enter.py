@@ -325,7 +325,23 @@ def _fail_vmexit(
     if from_vmentry:
         load_vmcs12_host_state(vcpu, vcpu.vmcs12)
         vcpu.vmcs12_writes["vm_exit_reason"] = reason | FAILED_VMENTRY
+    else:
+        _read_lazily(vcpu)
     return Over(check, exit_on_entry(reason, qualification))
+
+
+def _read_lazily(vcpu: Vcpu) -> None:
+    """Have the registers that KVM reads from the loaded VMCS when it needs them: vmx_cache_reg().
+
+    What L1 or userspace has changed since L1's last VM entry is lost.
+    """
+    vmcs = vcpu.vmcs
+    vcpu.rip, vcpu.rsp, vcpu.rflags = (vmcs[f"guest_{name}"] for name in ("rip", "rsp", "rflags"))
+    owned0, owned4 = vcpu.cr0_guest_owned_bits, vcpu.cr4_guest_owned_bits
+    vcpu.cr0 = vcpu.cr0 & ~owned0 | vmcs["guest_cr0"] & owned0
+    vcpu.cr4 = vcpu.cr4 & ~owned4 | vmcs["guest_cr4"] & owned4
+    if not vmcs["cpu_based_vm_exec_control"] & Primary.CR3_LOAD_EXITING:
+        vcpu.cr3 = vmcs["guest_cr3"]
 
 
 def _run_vmcs02(run: EntryRun) -> None:

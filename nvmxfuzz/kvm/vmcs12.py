@@ -15,7 +15,7 @@ from typing import Final
 from nvmxfuzz.arch.fields import FIELD_BY_NAME
 from nvmxfuzz.machine.vmcs import Vmcs
 
-VMCS12_STRUCT_SIZE: Final = 1000
+VMCS12_STRUCT_SIZE: Final = 998
 """sizeof(struct vmcs12): of a region, VMCS12_SIZE bytes are read, written and kept."""
 SHADOW_VMCS: Final = 1 << 31
 """Bit 31 of the first word, whose other bits are the revision identifier."""

@@ -199,6 +199,8 @@ class ModelSessions:
         vmx.vcpu.memory = shared
         prepare_vmcs01(vmx.vcpu)
         vmx.vcpu.vmcs01 = vmx.vcpu.vmcs
+        # KVM writes these into vmcs01 when it enters L1.
+        vmx.vcpu.vmcs.update(guest_rip=0, guest_rsp=0, guest_cr3=0)
         for table in ("gdtr", "idtr"):
             vmx.vcpu.vmcs[f"guest_{table}_limit"] = 0
         vmx.vcpu.vmcs["guest_ldtr_ar_bytes"] |= 2
