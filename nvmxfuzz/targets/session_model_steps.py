@@ -273,15 +273,15 @@ def field_step(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> Step
         if ran.errno:
             return StepResult(ran.errno)
         if machine.shadowing:
-            _uses_shadow(vmx)
+            _uses_shadow(vmx, ran)
     answer = field_access(step.kind, step.chosen("field"), value)
     return _instruction(vmx, step, guest_exit(answer))
 
 
-def _uses_shadow(vmx: VcpuVmx) -> bool:
+def _uses_shadow(vmx: VcpuVmx, ran: Ran) -> bool:
     """Whether the processor executes VMREAD and VMWRITE on the shadow VMCS, where L1 has one."""
     vcpu = vmx.vcpu
-    if vmx.mp_state != MP_RUNNABLE or vmx.emulation_required:
+    if ran.left != INTERRUPTED or vmx.mp_state != MP_RUNNABLE or vmx.emulation_required:
         return False
     if vcpu.guest_mode or vmx.nested.current_vmptr == _ALL:
         return False
@@ -305,7 +305,7 @@ def prepare(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepRes
         machine.memory.write(address, data)
     values = attempt.vmcs.items()
     asked = _WRITTEN
-    if machine.shadowing and _uses_shadow(vmx):
+    if machine.shadowing and _uses_shadow(vmx, ran):
         # The processor writes these into the shadow VMCS, and nobody moves on.
         asked = tuple(name for name in _WRITTEN if name not in _SHADOWED)
         shadowed = {name: values[name] for name in _WRITTEN if name in _SHADOWED}

@@ -43,6 +43,8 @@ _VMX_LENGTH: Final = 3
 _UNDEFINED_FIRST: Final = frozenset({"compatibility", "real", "virtual-8086"})
 """Modes in which the processor raises #UD for a VMX instruction, which goes before a VM exit."""
 _VMCALL: Final = script(VMCALL)
+_ENTERED: Final = "intr"
+"""How KVM_RUN ends that has come as far as to the entry, where KVM fills the shadow VMCS."""
 
 
 def _instruction(vcpu: SessionVcpu, step: SessionStep, actions: Any) -> StepResult:  # noqa: ANN401 # an array of native.Action
@@ -186,10 +188,10 @@ def field_step(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
     name = step.chosen("field")
     value = step.number("value") if step.kind == "vmwrite" else 0
     if step.chosen("mode") == "kernel":
-        error, _ = vcpu.run()
+        error, left = vcpu.run()
         if error:
             return StepResult(error)
-        if vcpu.shadow.takes(step.kind, name) and vcpu.uses_shadow():
+        if left == _ENTERED and vcpu.shadow.takes(step.kind, name) and vcpu.uses_shadow():
             return _without_exit(vcpu, step.kind, name, value)
     return _instruction(vcpu, step, script(field_access(step.kind, name, value)))
 
@@ -219,7 +221,7 @@ def prepare(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
         vcpu.vm.write(address, data)
     values = attempt.vmcs.items()
     asked = []
-    executes = vcpu.uses_shadow()
+    executes = left == _ENTERED and vcpu.uses_shadow()
     for name in vcpu.vm.bases.fields:
         if executes and vcpu.shadow.takes("vmwrite", name):
             vcpu.shadow.write(name, values[name])
