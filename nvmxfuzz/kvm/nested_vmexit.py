@@ -14,9 +14,9 @@ from nvmxfuzz.arch.exit_reasons import ExitReason
 from nvmxfuzz.kvm import nested_exit
 from nvmxfuzz.kvm.check_values import nested_cpu_has2
 from nvmxfuzz.kvm.nested_instructions import free_nested
+from nvmxfuzz.kvm.nested_store import nested_vmx_store_msr
 from nvmxfuzz.kvm.vcpu_events import (
     NMI_INFO,
-    NotModelledError,
     clear_event_queues,
     interrupt_info,
     interruption_info,
@@ -72,9 +72,6 @@ def sync_vmcs02_to_vmcs12(vmx: VcpuVmx) -> None:
 def nested_vmx_vmexit(vmx: VcpuVmx, why: L2Exit | None) -> None:
     """Leave L2 for L1; without a reason, for KVM's own ends."""
     vcpu, events, nested = vmx.vcpu, vmx.events, vmx.nested
-    stores = vmx.vmcs12.vm_exit_msr_store_count
-    if stores and why is not None and not why.reason & FAILED_VMENTRY:
-        raise NotModelledError("MSRs that a VM exit stores")
     nested.mtf_pending = False
     if nested.nested_run_pending:
         vcpu.warn("nested_vmx_vmexit.nested_run_pending")
@@ -89,6 +86,7 @@ def nested_vmx_vmexit(vmx: VcpuVmx, why: L2Exit | None) -> None:
         nested_exit.nested_vmx_vmexit(vcpu, None, 0, failed=False)
     else:
         information = _exit_information(vmx, vmcs12, why)
+        _store_msrs(vmx, vmcs12, why)
         nested_exit.nested_vmx_vmexit(vcpu, why.reason, why.qualification, failed=False)
         if not why.reason & FAILED_VMENTRY:
             write_fields(nested.cached_vmcs12, information)
@@ -100,6 +98,12 @@ def nested_vmx_vmexit(vmx: VcpuVmx, why: L2Exit | None) -> None:
     events.triple_fault |= bool(vcpu.aborted)
     vmx.mp_state = MP_RUNNABLE
     vmx.emulation_required = vmx_emulation_required(vmx)
+
+
+def _store_msrs(vmx: VcpuVmx, vmcs12: Vmcs, why: L2Exit) -> None:
+    count = 0 if why.reason & FAILED_VMENTRY else vmcs12.vm_exit_msr_store_count
+    if count and not nested_vmx_store_msr(vmx, vmcs12.vm_exit_msr_store_addr, count):
+        nested_exit.nested_vmx_abort(vmx.vcpu, "guest-msrs")
 
 
 def _exit_information(vmx: VcpuVmx, vmcs12: Vmcs, why: L2Exit) -> dict[str, int]:

@@ -339,4 +339,6 @@ def _late_vmfail(vmx: VcpuVmx) -> str:
     end_entry(vmx)
     vmx.nested.shadow_vmcs = {}
     vmx.emulation_required = vmx_emulation_required(vmx)
+    if vcpu.rflags & Rflags.TF:
+        queue_debug_exception(vmx)
     return "vmfail-valid 7"

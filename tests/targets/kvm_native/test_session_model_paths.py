@@ -186,3 +186,38 @@ def test_a_triple_fault_waits_for_an_invalid_guest(sessions: KvmSessions) -> Non
     fault = step("set-events", part="triple_fault_pending", value=1)
     entered = (*CURRENT, step("prepare"), step("vmlaunch"))
     assert_same(sessions, (*entered, invalid, fault, step("run")))
+
+
+# ---------------------------------------------------------------------- MSR-store lists
+
+_LIST = PLACE_ADDRESSES["vmcs-2"]
+_INDICES = (0xC000_0080, 0x277, 0x1D9, 0x174, 0xC000_0100, 0xC000_0082, 0x480, 0x3A, 0x1B)
+STORED = {
+    "values of L2": (len(_INDICES), _INDICES),
+    "an MSR that is not stored": (2, (0xC000_0080, 0x9E)),
+    "an MSR that nobody has": (1, (0x1234_5678,)),
+}
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_what_a_vm_exit_stores(sessions: KvmSessions, name: str) -> None:
+    count, indices = STORED[name]
+    entries = tuple(
+        step("memory-write", region="vmcs-2", offset=16 * number, value=index)
+        for number, index in enumerate(indices)
+    )
+    lists = (written("vm_exit_msr_store_count", count), written("vm_exit_msr_store_addr", _LIST))
+    path = (*READY, *entries, *lists, step("vmlaunch"), step("run"))
+    assert_same(sessions, path)
+    model = _model(sessions.kernel, ())
+    assert sessions.vm is not None
+    assert model._machine is not None
+    stored = sessions.vm.memory.read(_LIST, 16 * len(indices))
+    assert stored == model._machine.memory.read(_LIST, 16 * len(indices))
+    failed = name != "values of L2"
+    assert model._machine.vcpus[0].events.triple_fault == failed
+
+
+def test_a_list_that_is_too_long(sessions: KvmSessions) -> None:
+    lists = (written("vm_exit_msr_store_count", 513), written("vm_exit_msr_store_addr", 0x18_0000))
+    assert_same(sessions, (*READY, *lists, step("vmlaunch"), step("run"), step("run")))
