@@ -24,6 +24,7 @@ _LARGE = 1 << 7
 _NX = 1 << 63
 _ADDRESS = 0x000F_FFFF_FFFF_F000
 _RESERVED_ERROR = 8
+_FETCH_ERROR = 16
 _PSE_36 = 0x1F << 17
 """Of an entry for 4 MiB with CR4.PSE: KVM has addresses of 36 bits there, bits 35:32 in 16:13."""
 _NO_PDPTES = (0, 0, 0, 0)
@@ -44,13 +45,13 @@ class Fault:
 NO_MEMORY = Fault(None)
 
 
-def kvm_read_guest_virt(vcpu: Vcpu, gva: int, size: int) -> bytes | Fault:
-    """Return `size` bytes at a linear address, or why there are none."""
+def kvm_read_guest_virt(vcpu: Vcpu, gva: int, size: int, *, fetch: bool = False) -> bytes | Fault:
+    """Return `size` bytes at a linear address, data or code, or why there are none."""
     found = b""
     while len(found) < size:
         at = gva + len(found)
         count = min(size - len(found), PAGE_SIZE - at % PAGE_SIZE)
-        gpa = translate(vcpu, at, write=False)
+        gpa = translate(vcpu, at, write=False, fetch=fetch)
         if isinstance(gpa, Fault):
             return gpa
         data = vcpu.memory.read(gpa, count)
@@ -75,13 +76,16 @@ def kvm_write_guest_virt(vcpu: Vcpu, gva: int, data: bytes) -> Fault | None:
     return None
 
 
-def translate(vcpu: Vcpu, gva: int, *, write: bool) -> int | Fault:
+def translate(vcpu: Vcpu, gva: int, *, write: bool, fetch: bool = False) -> int | Fault:
     """Return the guest-physical address that a supervisor access at a linear address reaches."""
     if not is_paging(vcpu):
         return gva
     table, levels, size = _root(vcpu)
     bits = 10 if size == 4 else 9
     error = 2 if write else 0
+    if fetch and (vcpu.efer & Efer.NXE or vcpu.cr4 & Cr4.SMEP):
+        error |= _FETCH_ERROR
+    executable = True
     path: list[tuple[int, int]] = []
     rights = _WRITABLE | _USER
     for level in range(levels, 0, -1):
@@ -98,9 +102,13 @@ def translate(vcpu: Vcpu, gva: int, *, write: bool) -> int | Fault:
         if _is_reserved(vcpu, entry, level, size):
             return Fault(Vector.PF, error | _PRESENT | _RESERVED_ERROR, gva)
         rights &= entry
+        executable &= not entry & _NX
         large = entry & _LARGE and 1 < level < 4 and (size == 8 or vcpu.cr4 & Cr4.PSE)
         if large or level == 1:
-            if _is_forbidden(vcpu, rights, write):
+            forbidden = _is_forbidden(vcpu, rights, write)
+            if fetch:
+                forbidden = not executable or bool(rights & _USER and vcpu.cr4 & Cr4.SMEP)
+            if forbidden:
                 return Fault(Vector.PF, error | _PRESENT, gva)
             _mark(vcpu, path, size, write)
             inside = (1 << shift) - 1

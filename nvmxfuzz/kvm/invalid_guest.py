@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from nvmxfuzz.arch.controls import Primary
 from nvmxfuzz.arch.events import Interruptibility
-from nvmxfuzz.arch.registers import Cr4, Efer, Rflags
+from nvmxfuzz.arch.registers import Rflags
 from nvmxfuzz.kvm.check_values import is_noncanonical_address
 from nvmxfuzz.kvm.guest_walk import Fault, kvm_read_guest_virt
 from nvmxfuzz.kvm.nested_instructions import PROTECTION, UNDEFINED
@@ -21,7 +21,6 @@ from nvmxfuzz.kvm.vmx_handle_exit import RSM, fetch_code, handle_ud, is_within_c
 _WORD = 0xFFFF_FFFF
 _LEAST = 3
 _USER = 4
-_FETCH = 16
 _SHADOW = Interruptibility.BLOCKING_BY_STI | Interruptibility.BLOCKING_BY_MOV_SS
 
 
@@ -52,13 +51,11 @@ def _fetch_fails(vmx: VcpuVmx) -> str:
         return kvm_queue_exception(vmx, PROTECTION)
     else:
         rip = rip + vcpu.vmcs["guest_cs_base"] & _WORD
-    found = kvm_read_guest_virt(vcpu, rip, 1)
+    found = kvm_read_guest_virt(vcpu, rip, 1, fetch=True)
     if not isinstance(found, Fault):
         raise NotModelledError("code at the end of a page")
     if found.vector is not None:
         error = found.error_code | (_USER if vmx_get_cpl(vmx) == _LEAST else 0)
-        if vcpu.efer & Efer.NXE or vcpu.cr4 & Cr4.SMEP:
-            error |= _FETCH
         return kvm_queue_exception(vmx, Fault(found.vector, error, found.address))
     kvm_queue_exception(vmx, UNDEFINED)
     return INTERNAL_ERROR if vmx_get_cpl(vmx) == 0 else ""

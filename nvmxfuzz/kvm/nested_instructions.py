@@ -71,6 +71,8 @@ _EXT_FIELDS = frozenset(FIELD_BY_NAME[name].encoding for name in (*RARE_FIELDS, 
 _EXIT_INFO = "exit-info"
 _INVEPT_TYPES = 6
 _INVEPT_SINGLE = 1
+_UNTRACED_EPTP = ("execution.eptp.memory-type", "execution.eptp.walk-length")
+"""Values that no capability is about: only what calls the check traces that it has failed."""
 _INDIVIDUAL_ADDRESS = 0
 _ALL_CONTEXTS = 2
 _VPID_TYPES = 0xF
@@ -360,8 +362,10 @@ def handle_invept(vmx: VcpuVmx, kind: str, descriptor: MemoryOperand) -> str:
     if isinstance(value, Fault):
         return kvm_queue_exception(vmx, value)
     if number == _INVEPT_SINGLE:
-        vmx.vcpu.fired.clear()
-        if nested_vmx_check_eptp(vmx.vcpu, value & ALL_ONES):
+        failed = nested_vmx_check_eptp(vmx.vcpu, value & ALL_ONES)
+        if failed:
+            if failed not in _UNTRACED_EPTP:
+                vmx.vcpu.fired.append(failed)
             return _invalid_operand(vmx, descriptor)
     return nested_vmx_succeed(vmx, descriptor.length)
 

@@ -7,7 +7,6 @@ CS and IP go to the stack, and the interrupt-vector table says where the guest g
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from nvmxfuzz.arch.registers import Rflags
@@ -71,6 +70,21 @@ def _is_within(segment: Segment, offset: int) -> bool:
 def _load_code_segment(vmx: VcpuVmx, old: Segment, selector: int) -> None:
     """Load CS as real-address mode does: the base follows, the limit stays as descriptors do."""
     if old.unusable:
-        old = Segment(unusable=1)
-    limit = old.limit | 0xFFF if old.g else old.limit & 0xF_FFFF
-    vmx_set_segment(vmx, "cs", replace(old, selector=selector, base=selector << 4, limit=limit))
+        old = Segment()
+    g, present = old.g & 1, old.present & 1
+    limit = (old.limit >> 12 if old.g else old.limit) & 0xF_FFFF
+    code = Segment(
+        base=selector << 4,
+        limit=limit << 12 | 0xFFF if g else limit,
+        selector=selector,
+        type=old.type & 0xF,
+        present=present,
+        dpl=old.dpl & 3,
+        db=old.db & 1,
+        s=old.s & 1,
+        l=old.l & 1,
+        g=g,
+        avl=old.avl & 1,
+        unusable=1 - present,
+    )
+    vmx_set_segment(vmx, "cs", code)

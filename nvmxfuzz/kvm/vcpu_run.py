@@ -78,7 +78,10 @@ def kvm_run(vmx: VcpuVmx, exits: Sequence[GuestExit] = ()) -> Ran:
     for _ in range(_MOST_ENTRIES):
         if vmx.mp_state == MP_RUNNABLE:
             guest = exits[ran.entries] if ran.entries < len(exits) and not signalled else None
-            ran.left = _enter(vmx, guest, ran)
+            if guest is not None and ran.entries and _is_quiet(vmx):
+                ran.left = _enter_again(vmx, guest, ran)
+            else:
+                ran.left = _enter(vmx, guest, ran)
         else:
             signalled |= vcpu_block(vmx)
         if vmx.bugged:
@@ -152,6 +155,27 @@ def vcpu_enter_guest(vmx: VcpuVmx, guest: GuestExit | None, ran: Ran) -> str:
             return ""
         result = handle_invalid_guest_state(vmx)
         return EMULATION_FAILURE if result == INTERNAL_ERROR else ""
+    return _enter_again(vmx, guest, ran)
+
+
+def _is_quiet(vmx: VcpuVmx) -> bool:
+    """Whether L1 can be entered again with nothing to do before."""
+    events = vmx.events
+    return not (
+        vmx.vcpu.guest_mode
+        or vmx.emulation_required
+        or events.exception_pending
+        or events.need_reinjection
+        or events.nmi_queued
+        or events.nmi_pending
+        or events.smi_pending
+        or events.smi_request
+        or events.init_or_sipi
+    )
+
+
+def _enter_again(vmx: VcpuVmx, guest: GuestExit, ran: Ran) -> str:
+    vcpu = vmx.vcpu
     ran.last_rip = vcpu.rip
     vcpu.vmcs["guest_rip"], vcpu.vmcs["guest_rsp"] = vcpu.rip, vcpu.rsp
     ran.entries += 1

@@ -222,7 +222,7 @@ def fetch_code(vmx: VcpuVmx) -> bytes:
         if not is_within_cs(vmx, rip):
             return b""
         rip = rip + vcpu.vmcs["guest_cs_base"] & _WORD
-    found = kvm_read_guest_virt(vcpu, rip, 2)
+    found = kvm_read_guest_virt(vcpu, rip, 2, fetch=True)
     return b"" if isinstance(found, Fault) else found
 
 
@@ -328,6 +328,7 @@ def _exit_that_is_not_l1s(vmx: VcpuVmx, guest: GuestExit) -> str:
 def _late_vmfail(vmx: VcpuVmx) -> str:
     """The processor refuses vmcs02: L1 is told of invalid controls, whatever it was."""
     vcpu = vmx.vcpu
+    vcpu.fired.append("hardware.entry.vmfail")
     vcpu.vmcs12 = vmx.vmcs12
     vcpu.vmcs12_writes.clear()
     nested_exit.nested_vmx_vmexit(vcpu, 0, 0, failed=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from operator import attrgetter
+from functools import lru_cache
+from operator import attrgetter, itemgetter
 from typing import Final
 
 from nvmxfuzz.arch.fields import FIELDS
@@ -18,6 +19,7 @@ from nvmxfuzz.inputs.repair import repair
 from nvmxfuzz.inputs.session_steps import MSRS, VCPUS, SessionStep
 from nvmxfuzz.inputs.world import World
 from nvmxfuzz.kvm.entry_behaviour import entry_behaviour
+from nvmxfuzz.kvm.entry_run import UNTRACED
 from nvmxfuzz.kvm.event_ioctls import kvm_get_mp_state, kvm_get_vcpu_events
 from nvmxfuzz.kvm.guest_memory import PagedMemory
 from nvmxfuzz.kvm.hardware_setup import LoadedKvm, load_kvm_intel
@@ -69,11 +71,12 @@ _TABLE: Final = 7
 _LARGE: Final = 0x87
 _CLOCK: Final = "IA32_TSC"
 _CAPABILITIES: Final = tuple(
-    (name, index) for name, index in MSRS.items() if 0x480 <= index < 0x4A0
+    (name, index) for name, index in sorted(MSRS.items()) if 0x480 <= index < 0x4A0
 )
 _OTHER_MSRS: Final = tuple(
-    pair for pair in MSRS.items() if pair not in _CAPABILITIES and pair[0] != _CLOCK
+    pair for pair in sorted(MSRS.items()) if pair not in _CAPABILITIES and pair[0] != _CLOCK
 )
+"""Both by name: no other name comes behind those of the capability MSRs."""
 
 
 class ModelSessions:
@@ -92,6 +95,7 @@ class ModelSessions:
         self._capabilities: tuple[tuple[str, int | None], ...] = ()
         """The capability MSRs of a vCPU whose MSRs nobody has written."""
         self._machine: SessionMachine | None = None
+        self._attempts: dict[str, Attempt] = {}
 
     def load(self, world: World) -> str:
         """Load KVM in a world and make the VM; "" or why KVM refuses the processor."""
@@ -105,6 +109,7 @@ class ModelSessions:
         kvm = kvm_of(module, behaviour, world.profile, virtual)
         self._kvm = replace(kvm, irqchip_in_kernel=True)
         self._module, self._virtual = module, virtual
+        self._attempts.clear()
         self._capabilities = _capabilities(default_vcpu(module))
         self.renew()
         return ""
@@ -127,6 +132,7 @@ class ModelSessions:
         vmx = machine.vcpus[step.vcpu % VCPUS]
         # What KVM warned of while somebody read the vCPU is not of this step.
         vmx.vcpu.warnings.clear()
+        vmx.vcpu.fired.clear()
         try:
             result = STEPS[step.kind](machine, vmx, step)
         except NotModelledError as unknown:
@@ -135,9 +141,12 @@ class ModelSessions:
             if unknown.args != (step.kind,):
                 raise
             return StepResult(stopped=f"{NOT_MODELLED}: the step {step.kind}")
-        warnings = tuple(vmx.vcpu.warnings)
+        warnings, fired = tuple(vmx.vcpu.warnings), vmx.vcpu.fired
         vmx.vcpu.warnings.clear()
-        return replace(result, warnings=warnings) if warnings else result
+        if not warnings and not fired:
+            return result
+        checks = tuple(name for name in fired if name not in UNTRACED)
+        return replace(result, warnings=warnings, checks=checks)
 
     def read(self, vcpu: int) -> VcpuView:
         """Return what userspace can read of a vCPU; of the MSRs not those that follow the clock.
@@ -150,17 +159,23 @@ class ModelSessions:
         except NotModelledError as unknown:
             raise WitnessStoppedError(f"{NOT_MODELLED}: {unknown}") from None
         nested = vmx_get_nested_state(vmx)
-        others = ((name, kvm_get_msr(vmx, index)) for name, index in _OTHER_MSRS)
         if vmx.capabilities is None:
             assert vmx.msrs is not None
             vmx.capabilities = _capabilities(vmx.msrs)
-        msrs = (*vmx.capabilities, *others)
+        msrs = tuple(
+            (name, value)
+            for name, value in (
+                *((name, kvm_get_msr(vmx, index)) for name, index in _OTHER_MSRS),
+                *vmx.capabilities,
+            )
+            if value is not None
+        )
         return VcpuView(
             regs=_sorted(kvm_get_regs(vmx)),
             sregs=_sorted(_sregs(vmx)),
             events=_sorted(kvm_get_vcpu_events(vmx)),
             mp_state=mp_state,
-            msrs=tuple(sorted(pair for pair in msrs if pair[1] is not None)),  # type: ignore[misc]
+            msrs=msrs,
             nested=_sorted(
                 {
                     "flags": nested.flags,
@@ -183,10 +198,13 @@ class ModelSessions:
         return self._machine
 
     def _attempt(self, name: str) -> Attempt:
-        assert self._virtual is not None
-        found = repair(base(name, self._virtual))
-        missing = {field.name: 0 for field in FIELDS if field.name not in OFFSETS}
-        return replace(found, vmcs=found.vmcs.replace(missing))
+        found = self._attempts.get(name)
+        if found is None:
+            assert self._virtual is not None
+            whole = repair(base(name, self._virtual))
+            missing = {field.name: 0 for field in FIELDS if field.name not in OFFSETS}
+            found = self._attempts[name] = replace(whole, vmcs=whole.vmcs.replace(missing))
+        return found
 
     def _vcpu(self, number: int, memory: Memory, shared: PagedMemory) -> VcpuVmx:
         assert self._kvm is not None
@@ -239,8 +257,19 @@ _SEGMENT_NAMES: Final = {
 _parts: Final = attrgetter(*SEGMENT_PARTS)
 
 
+_Pick = Callable[[dict[str, int]], tuple[int, ...]]
+
+
+@lru_cache(maxsize=64)
+def _order(names: tuple[str, ...]) -> tuple[tuple[str, ...], _Pick]:
+    """Return some names in their order, and what picks their values of a dictionary."""
+    ordered = tuple(sorted(names))
+    return ordered, itemgetter(*ordered)
+
+
 def _sorted(values: dict[str, int]) -> tuple[tuple[str, int], ...]:
-    return tuple(sorted(values.items()))
+    names, pick = _order(tuple(values))
+    return tuple(zip(names, pick(values), strict=True))
 
 
 def _sregs(vmx: VcpuVmx) -> dict[str, int]:
@@ -258,9 +287,12 @@ def _sregs(vmx: VcpuVmx) -> dict[str, int]:
     return values | {"flags": 0 if sregs.pdptrs is None else 1}
 
 
+@lru_cache(maxsize=1024)
 def _image(image: bytes) -> tuple[tuple[str, int], ...]:
+    """Return the fields of a VMCS that are not 0: most are read again as they were."""
     if not image:
         return ()
     values = {name: value for name, value in unpack(image).items().items() if value}
     header = {"revision_id": read_word(image, 0), "launch_state": read_word(image, LAUNCH_STATE)}
-    return _sorted(values | {name: value for name, value in header.items() if value})
+    values |= {name: value for name, value in header.items() if value}
+    return tuple(sorted(values.items()))

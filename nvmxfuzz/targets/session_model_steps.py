@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -278,6 +279,11 @@ def field_step(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> Step
     return _instruction(vmx, step, guest_exit(answer))
 
 
+@lru_cache(maxsize=4096)
+def _vmwrite(name: str, value: int) -> GuestExit:
+    return guest_exit(field_access("vmwrite", name, value))
+
+
 def _uses_shadow(vmx: VcpuVmx, ran: Ran) -> bool:
     """Whether the processor executes VMREAD and VMWRITE on the shadow VMCS, where L1 has one."""
     vcpu = vmx.vcpu
@@ -312,7 +318,7 @@ def prepare(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepRes
         write_fields(vmx.nested.cached_vmcs12, shadowed)
         if vmx.nested.shadow_vmcs:
             vmx.nested.shadow_vmcs = shadowed
-    exits = [guest_exit(field_access("vmwrite", name, values[name])) for name in asked]
+    exits = [_vmwrite(name, values[name]) for name in asked]
     first = exits[0] if was_l2 else _as_in_mode(vmx, exits[0])
     if first is not exits[0]:
         exits = [first]

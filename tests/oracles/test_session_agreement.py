@@ -72,6 +72,14 @@ class Warning_(ModelSessions):  # noqa: N801 # not the exception
         return replace(super().do(step), warnings=("x.c:1",))
 
 
+class WrongCheck(ModelSessions):
+    """Every step fails a check."""
+
+    def do(self, step: SessionStep) -> StepResult:
+        """Do it, and tell of a check."""
+        return replace(super().do(step), checks=("host.cr3.valid",))
+
+
 class Broken(ModelSessions):
     """The VM dies in the first step."""
 
@@ -110,6 +118,7 @@ def test_a_session_of_l2_is_the_same_twice(model: ModelSessions) -> None:
         (WrongFlag, "vmxon: nested.size"),
         (WrongOutcome, "vmxon: outcome"),
         (Warning_, "vmxon: warnings"),
+        (WrongCheck, "vmxon: checks"),
         (Broken, "vmxon: errno"),
         (Stops, "vmxon: stopped"),
     ],

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nvmxfuzz.inputs.session_steps import VCPUS, SessionStep
+from nvmxfuzz.kvm.traced_checks import check_names
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.restore.witness import WitnessStoppedError
 from nvmxfuzz.oracles.session.witness import SessionWitness, StepResult, VcpuView
@@ -68,9 +69,28 @@ def _results(expected: StepResult, seen: StepResult) -> Iterator[tuple[str, str]
         one, other = getattr(expected, name), getattr(seen, name)
         if one != other:
             yield name, f"{name} is {other!r}, to the model {one!r}"
+    yield from _checks(expected.checks, seen.checks)
     if bool(expected.warnings) != bool(seen.warnings):
         told = ", ".join(seen.warnings or expected.warnings)
         yield "warnings", f"only {'KVM' if seen.warnings else 'the model'} warns: {told}"
+
+
+def _checks(expected: tuple[str, ...], seen: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Tell of checks that only one of them has failed; the model has names for what KVM traces."""
+    if not expected and not seen:
+        return
+    traced = [_names(check) for check in seen]
+    told = {name for names in traced for name in names}
+    if missing := [name for name in expected if name not in told]:
+        yield "checks", f"only the model finds {', '.join(missing)}"
+    if extra := [names[0] for names in traced if names and not set(names) & set(expected)]:
+        yield "checks", f"only KVM finds {', '.join(extra)}"
+
+
+def _names(check: str) -> tuple[str, ...]:
+    """Return the checks that "CONDITION in FUNCTION" can mean; a name of the model is one."""
+    text, found, function = check.rpartition(" in ")
+    return check_names(function, text) if found else (check,)
 
 
 def _views(expected: VcpuView, seen: VcpuView) -> Iterator[tuple[str, str]]:
@@ -78,13 +98,15 @@ def _views(expected: VcpuView, seen: VcpuView) -> Iterator[tuple[str, str]]:
         yield "mp_state", f"mp_state is {seen.mp_state}, to the model {expected.mp_state}"
     for part in _PARTS:
         one, other = getattr(expected, part), getattr(seen, part)
+        if part == "msrs":
+            other = tuple(pair for pair in other if pair[0] not in _CLOCKED)
         if one != other:
             yield from _pairs(part, dict(one), dict(other))
 
 
 def _pairs(part: str, one: dict[str, int], other: dict[str, int]) -> Iterator[tuple[str, str]]:
     for name in sorted(one.keys() | other.keys()):
-        if one.get(name) != other.get(name) and name not in _CLOCKED:
+        if one.get(name) != other.get(name):
             said, told = one.get(name), other.get(name)
             yield f"{part}.{name}", f"{part}.{name} is {_hex(told)}, to the model {_hex(said)}"
 

@@ -86,7 +86,7 @@ class StepResult:
     warnings: tuple[str, ...] = ()
     """WARNs, "FILE:LINE"."""
     checks: tuple[str, ...] = ()
-    """Consistency checks that failed, "CONDITION in FUNCTION"."""
+    """Consistency checks that failed, "CONDITION in FUNCTION", or by the model's names."""
     stopped: str = ""
     """Why KVM did not return at all: a BUG, a signal, the step limit. No step may follow."""
 
