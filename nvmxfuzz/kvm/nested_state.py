@@ -183,7 +183,10 @@ def _enter_l2(vmx: VcpuVmx, state: NestedStateImage) -> int:
         if nested.has_preemption_timer_deadline:
             nested.preemption_timer_deadline = state.preemption_timer_deadline
         vcpu = begin_entry(vmx, launch=False)
-        if not _failed_check(vmx):
+        failed = _failed_check(vmx)
+        if failed:
+            vcpu.fired.append(failed)
+        else:
             nested.dirty_vmcs12 = vcpu.dirty_vmcs12 = True
             result = restore_l2(vmx)
     if result:

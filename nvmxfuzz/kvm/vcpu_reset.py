@@ -13,7 +13,7 @@ from nvmxfuzz.arch.registers import Cr0, Rflags
 from nvmxfuzz.kvm.nested_events import kvm_check_nested_events
 from nvmxfuzz.kvm.nested_vmexit import vmx_leave_nested
 from nvmxfuzz.kvm.set_registers import kvm_set_rflags, set_cr0, vmx_get_segment, vmx_set_segment
-from nvmxfuzz.kvm.vcpu_events import clear_event_queues
+from nvmxfuzz.kvm.vcpu_events import NotModelledError, clear_event_queues
 from nvmxfuzz.kvm.vcpu_vmx import GPRS, MP_INIT_RECEIVED, MP_RUNNABLE, VcpuVmx
 from nvmxfuzz.kvm.vmx_registers import kvm_set_dr7, vmx_set_cr4, vmx_set_efer
 
@@ -67,6 +67,10 @@ def kvm_vcpu_reset(vmx: VcpuVmx) -> None:
     """An INIT: registers as after reset, but for MSRs, CR0.CD and CR0.NW."""
     vcpu, events = vmx.vcpu, vmx.events
     old_cr0 = vcpu.cr0
+    stale = vcpu.params.unrestricted_guest and not old_cr0 & Cr0.PG and vcpu.vmcs["guest_cr3"]
+    if stale:
+        # CR3 is 0 for KVM then, but no one tells the VMCS, from which it comes back.
+        raise NotModelledError("CR3 that an INIT has left in the VMCS")
     if vcpu.guest_mode:
         vmx_leave_nested(vmx)
     vmx.in_smm = vmx.smm_inside_nmi = events.smi_pending = False
