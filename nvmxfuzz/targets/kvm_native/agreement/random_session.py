@@ -63,7 +63,7 @@ _USUAL: Final[Mapping[str, float]] = MappingProxyType(
 """How often an operand is its first choice."""
 
 
-def random_session(source: Random, most: int = 40) -> tuple[SessionStep, ...]:
+def random_session(source: Random, most: int = 46) -> tuple[SessionStep, ...]:
     """Return some steps, up to `most` behind those that L1 begins with."""
     kinds, weights = list(_WEIGHTS), list(_WEIGHTS.values())
     start = [_start(kind) for kind in _START[: source.choice(_STARTS)]]
