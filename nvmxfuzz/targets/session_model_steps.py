@@ -272,10 +272,10 @@ def field_step(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> Step
     value = step.number("value") if step.kind == "vmwrite" else 0
     if step.chosen("mode") == "kernel":
         ran = _run(vmx)
-        if ran.errno:
-            return StepResult(ran.errno)
+        if ran.errno or ran.left != INTERRUPTED:
+            return _end(vmx, vmx.vcpu.guest_mode, ran, told=True)
         if machine.shadowing:
-            _uses_shadow(vmx, ran)
+            _uses_shadow(vmx)
     answer = field_access(step.kind, step.chosen("field"), value)
     return _instruction(vmx, step, guest_exit(answer))
 
@@ -285,10 +285,10 @@ def _vmwrite(name: str, value: int) -> GuestExit:
     return guest_exit(field_access("vmwrite", name, value))
 
 
-def _uses_shadow(vmx: VcpuVmx, ran: Ran) -> bool:
+def _uses_shadow(vmx: VcpuVmx) -> bool:
     """Whether the processor executes VMREAD and VMWRITE on the shadow VMCS, where L1 has one."""
     vcpu = vmx.vcpu
-    if ran.left != INTERRUPTED or vmx.mp_state != MP_RUNNABLE or vmx.emulation_required:
+    if vmx.mp_state != MP_RUNNABLE or vmx.emulation_required:
         return False
     if vcpu.guest_mode or vmx.nested.current_vmptr == _ALL:
         return False
@@ -306,13 +306,13 @@ def prepare(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepRes
     attempt = machine.attempts(step.chosen("base"))
     was_l2 = vmx.vcpu.guest_mode
     ran = _run(vmx)
-    if ran.errno:
-        return StepResult(ran.errno)
+    if ran.errno or ran.left != INTERRUPTED:
+        return _end(vmx, was_l2, ran, told=True)
     for address, data in attempt.memory.regions:
         machine.memory.write(address, data)
     values = attempt.vmcs.items()
     asked = _WRITTEN
-    if machine.shadowing and _uses_shadow(vmx, ran):
+    if machine.shadowing and _uses_shadow(vmx):
         # The processor writes these into the shadow VMCS, and nobody moves on.
         asked = tuple(name for name in _WRITTEN if name not in _SHADOWED)
         shadowed = {name: values[name] for name in _WRITTEN if name in _SHADOWED}

@@ -43,7 +43,7 @@ _VMX_LENGTH: Final = 3
 _UNDEFINED_FIRST: Final = frozenset({"compatibility", "real", "virtual-8086"})
 """Modes in which the processor raises #UD for a VMX instruction, which goes before a VM exit."""
 _VMCALL: Final = script(VMCALL)
-_ENTERED: Final = "intr"
+_ENTERED: Final = (0, "intr")
 """How KVM_RUN ends that has come as far as to the entry, where KVM fills the shadow VMCS."""
 
 
@@ -188,10 +188,10 @@ def field_step(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
     name = step.chosen("field")
     value = step.number("value") if step.kind == "vmwrite" else 0
     if step.chosen("mode") == "kernel":
-        error, left = vcpu.run()
-        if error:
-            return StepResult(error)
-        if left == _ENTERED and vcpu.shadow.takes(step.kind, name) and vcpu.uses_shadow():
+        ran = vcpu.run()
+        if ran != _ENTERED:
+            return end_of(vcpu, vcpu.in_l2(), ran, told=True)
+        if vcpu.shadow.takes(step.kind, name) and vcpu.uses_shadow():
             return _without_exit(vcpu, step.kind, name, value)
     return _instruction(vcpu, step, script(field_access(step.kind, name, value)))
 
@@ -214,14 +214,14 @@ def prepare(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
     """L1 writes a VMCS, field by field, and what it points to; the first that fails ends it."""
     attempt = vcpu.vm.bases.attempt(step.chosen("base"))
     was_l2 = vcpu.in_l2()
-    error, left = vcpu.run()
-    if error:
-        return StepResult(error)
+    ran = vcpu.run()
+    if ran != _ENTERED:
+        return end_of(vcpu, was_l2, ran, told=True)
     for address, data in attempt.memory.regions:
         vcpu.vm.write(address, data)
     values = attempt.vmcs.items()
     asked = []
-    executes = left == _ENTERED and vcpu.uses_shadow()
+    executes = vcpu.uses_shadow()
     for name in vcpu.vm.bases.fields:
         if executes and vcpu.shadow.takes("vmwrite", name):
             vcpu.shadow.write(name, values[name])
@@ -231,7 +231,7 @@ def prepare(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
     other = None if was_l2 else _as_in_mode(vcpu, None)
     if other is not None:
         scripts = (other,)
-    result = StepResult(0, "done", left)
+    result = StepResult(0, "done", ran[1])
     for actions in scripts:
         result = end_of(vcpu, was_l2, vcpu.run(actions), told=True)
         if result.outcome != "done":
