@@ -56,7 +56,11 @@ def nested_vmx_store_msr(vmx: VcpuVmx, address: int, count: int) -> bool:
             return False
         at = address + number * MSR_ENTRY_SIZE & ALL_ONES
         entry = memory.read_int(at, _VALUE)
-        if entry is None or nested_vmx_store_msr_check(vcpu, entry & _WORD, entry >> 32):
+        if entry is None:
+            return False
+        failed = nested_vmx_store_msr_check(vcpu, entry & _WORD, entry >> 32)
+        if failed:
+            vcpu.fired.append(failed)
             return False
         value = _guest_msr(vmx, entry & _WORD)
         if value is None:
