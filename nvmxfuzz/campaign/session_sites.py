@@ -31,7 +31,7 @@ _BY_KIND: Final[Mapping[str, tuple[str, ...]]] = {
 """Endings that an instruction has beside those of all."""
 _OF_ALL: Final = ("done", "vmfail-invalid", "fault 6", "fault 13")
 _OPERANDS: Final = ("fault 12", "fault 14")
-_RUNNING: Final = ("run", "l2-exit", "smi", "rsm")
+_RUNNING: Final = ("run", "l2-exit", "l2-other-exit", "smi", "rsm")
 
 
 def _endings(kind: StepKind, who: str) -> tuple[str, ...]:

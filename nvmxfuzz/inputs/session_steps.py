@@ -152,12 +152,45 @@ EXITS: Final = (
 )
 """What the processor does when L2 is to run."""
 
+OTHER_EXITS: Final = (
+    *("page-fault", "exception-de", "exception-bp", "exception-df", "exception-ac", "exception-ve"),
+    *("invd", "invlpg", "rdpmc", "rdrand", "rdseed", "rdtsc", "rdtscp"),
+    *("vmwrite", "vmclear", "vmptrld", "vmptrst", "vmresume", "vmxoff", "vmxon", "invvpid"),
+    *("cr-access", "dr-access", "gdtr-idtr", "ldtr-tr", "mwait", "monitor", "pause"),
+    *("tpr-below-threshold", "apic-write", "eoi-induced", "invpcid", "wbinvd", "xsetbv"),
+    *("xsaves", "xrstors", "umwait", "tpause", "encls", "notify", "bus-lock", "pml-full"),
+    *("vmfunc", "machine-check-on-entry", "external-interrupt", "ept-violation"),
+    *("triple-fault", "ept-misconfiguration", "io", "vmread"),
+)
+"""Further exits of L2: rarer ones, and some with all of the exit qualification."""
+
+DELIVERED: Final = (
+    *("nothing", "fault", "fault-with-code", "trap", "nmi", "interrupt", "software-interrupt"),
+)
+"""What the processor was delivering when the exit came: IDT-vectoring information."""
+
+FORMS: Final = (
+    *LINEAR,
+    *("indexed", "fs-base", "address-32", "address-16"),
+)
+"""Memory operands that VMREAD and VMWRITE have; the further ones lead to `good`."""
+
+L1_MODES: Final = (*MODES, "protected")
+"""The same as `MODES`; `protected` is 32-bit code without paging of 64 bits."""
+
+LAPIC: Final[Mapping[str, int]] = MappingProxyType(
+    {"svr": 0xF0, "tpr": 0x80, "lvt-lint0": 0x350, "lvt-timer": 0x320, "id": 0x20, "dfr": 0xE0}
+)
+"""Registers of the local APIC, by their offset in its page."""
+
 BASES: Final = ("guest-64", "guest-32", "guest-pae", "guest-real", "guest-v86")
 
 _WHERE: Final = Operand("region", choices=PLACES)
 _VMCS: Final = Operand("region", choices=(*PLACES[1:], PLACES[0]))
 _OPERAND: Final = Operand("operand", choices=LINEAR)
 _MODE: Final = Operand("mode", choices=MODES)
+_FORM: Final = Operand("operand", choices=FORMS)
+_L1_MODE: Final = Operand("mode", choices=L1_MODES)
 _VALUE: Final = Operand("value")
 _LATER: Final = (field.name for field in FIELDS if field.name not in VMCS_ORDER)
 _FIELD: Final = Operand("field", choices=(*VMCS_ORDER, *_LATER))
@@ -280,6 +313,64 @@ STEP_KINDS: Final = (
             Operand("unset", 32),
             Operand("flip", 32),
         ),
+    ),
+    StepKind(
+        "l2-other-exit",
+        "l2",
+        "The same as l2-exit, for other reasons, maybe while an event is delivered.",
+        (
+            Operand("exit", choices=OTHER_EXITS),
+            Operand("qualification"),
+            Operand("delivered", choices=DELIVERED),
+        ),
+    ),
+    StepKind(
+        "vmread-memory",
+        "l1",
+        "L1 executes VMREAD into memory.",
+        (_FIELD, _FORM, _L1_MODE),
+    ),
+    StepKind(
+        "vmwrite-memory",
+        "l1",
+        "L1 executes VMWRITE from memory.",
+        (_FIELD, _VALUE, _FORM, _L1_MODE),
+    ),
+    StepKind(
+        "interrupt",
+        "platform",
+        "A message-signalled interrupt arrives at the local APIC.",
+        (Operand("vector", 8),),
+    ),
+    StepKind(
+        "set-lapic",
+        "userspace",
+        "KVM_SET_LAPIC with one register otherwise.",
+        (Operand("register", choices=tuple(LAPIC)), Operand("value", 32)),
+    ),
+    StepKind(
+        "no-memory",
+        "platform",
+        "L0 has no memory for one of the allocations of the next step, counted from 1.",
+        (Operand("allocation", 6),),
+    ),
+    StepKind(
+        "enlighten",
+        "userspace",
+        "L1 finds Hyper-V in CPUID, and enlightened VMCSs if that is enabled.",
+        (Operand("evmcs", choices=("enabled", "not-enabled")),),
+    ),
+    StepKind(
+        "assist-page",
+        "l1",
+        "L1 names the enlightened VMCS that it will enter with in its VP assist page.",
+        (_VMCS, Operand("enlighten", choices=("on", "off", "disabled"))),
+    ),
+    StepKind(
+        "prepare-enlightened",
+        "l1",
+        "L1 writes a valid enlightened VMCS into memory, with these clean fields.",
+        (Operand("base", choices=BASES), _VMCS, Operand("clean", 16)),
     ),
 )
 """By the number that the binary format has for them: a new one goes last."""

@@ -13,6 +13,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
+from nvmxfuzz.arch.controls import Pin
 from nvmxfuzz.arch.exit_reasons import ExitReason
 from nvmxfuzz.arch.fields import FIELDS
 from nvmxfuzz.arch.registers import Cr0, Cr4, Efer, Rflags
@@ -253,7 +254,11 @@ def vmptrst(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepRes
 def plain(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
     """VMXOFF, VMLAUNCH or VMRESUME."""
     del machine
-    return _instruction(vmx, step, guest_exit(without_operand(step.kind)))
+    result = _instruction(vmx, step, guest_exit(without_operand(step.kind)))
+    timer = vmx.vmcs12.pin_based_vm_exec_control & Pin.ACTIVATE_VMX_PREEMPTION_TIMER
+    if vmx.vcpu.guest_mode and timer:
+        raise NotModelledError("the time of the VMX-preemption timer")
+    return result
 
 
 def invalidation(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:

@@ -87,7 +87,8 @@ def test_any_bytes_are_a_session() -> None:
 def test_the_numbers_of_the_format_stay() -> None:
     names = " ".join(kind.name for kind in STEP_KINDS)
     assert names.startswith("vmxon vmxoff vmclear vmptrld vmptrst vmread vmwrite prepare vmlaunch")
-    assert names.endswith("set-mp-state save restore set-nested-state")
+    assert "set-mp-state save restore set-nested-state l2-other-exit vmread-memory" in names
+    assert names.endswith("no-memory enlighten assist-page prepare-enlightened")
     found = read_session(bytes.fromhex("06 06 0300 feca000000000000 19 0b 02 20"))
     assert found == (
         session_step("vmwrite", field="tertiary_vm_exec_control", value=0xCAFE),
@@ -158,7 +159,7 @@ def test_edits_reach_every_operand_and_the_vcpu() -> None:
 def test_mutations_reach_world_and_steps() -> None:
     mutate, cross = mutator("session", lambda data, _: data, ()), cross_over("session")
     data, kinds, worlds = b"", set[str](), set[object]()
-    for seed in range(600):
+    for seed in range(2400):
         data = mutate(data, 4096, seed)
         case = decode(data, "session")
         assert isinstance(case, SessionCase)

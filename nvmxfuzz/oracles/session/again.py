@@ -26,10 +26,11 @@ _STUFFING: Final = frozenset(
     {
         *("set-sregs", "set-segment", "set-regs", "set-msr", "set-cpuid", "set-events"),
         *("set-mp-state", "restore", "set-nested-state", "memory-write", "smram-write"),
-        *("init", "sipi"),
+        *("init", "sipi", "interrupt", "set-lapic", "no-memory"),
+        *("enlighten", "assist-page", "prepare-enlightened"),
     }
 )
-"""What edits the guest behind its back."""
+"""What edits the guest behind its back, or is not part of what `save` keeps."""
 _REAL: Final = ("real", "virtual-8086")
 _MODES_OF_GUESTS: Final = frozenset({"guest-real", "guest-v86"})
 _VMX_MSRS: Final = "IA32_VMX_"

@@ -39,6 +39,7 @@ _FAULT_BY_OPERAND: Final[Mapping[str, frozenset[str]]] = {
 }
 _NOT_64_BIT: Final = ("compatibility", "real", "virtual-8086")
 _MEMORY: Final = ("vmxon", "vmclear", "vmptrld", "vmptrst", "invept", "invvpid")
+_OPERANDS_OF_FIELDS: Final = ("vmread-memory", "vmwrite-memory")
 _REVISION_WRONG: Final = ("wrong-revision", "unbacked", "zero")
 _NOT_REGIONS: Final = ("unaligned", "beyond-width", "all-ones")
 _CORE: Final = frozenset(
@@ -77,11 +78,15 @@ class Doubts:
     """CPUID has changed."""
     paging: bool = False
     """L1's paging structures are others."""
+    evmcs: bool = False
+    """L1 may have an enlightened VMCS, which counts as current and is none of the SDM's."""
 
 
 def permitted(step: SessionStep, state: State, doubts: Doubts) -> frozenset[str] | None:
     """Return what an instruction may come to in L1, which is plain; None if that is not known."""
     mode = step.chosen("mode")
+    if doubts.evmcs or step.kind in _OPERANDS_OF_FIELDS:
+        return None
     if mode in _NOT_64_BIT:
         return frozenset({_UD})
     if step.kind == "vmxon":

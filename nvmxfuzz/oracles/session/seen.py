@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from nvmxfuzz.arch.controls import Primary, Secondary
@@ -21,7 +22,7 @@ from nvmxfuzz.oracles.session.state import State
 _BY_DESIGN: Final = frozenset(
     {
         *("io", "ept-violation", "ept-misconfiguration", "apic-access"),
-        *("exception-ud", "exception-gp", "task-switch"),
+        *("exception-ud", "exception-gp", "task-switch", "page-fault", "gdtr-idtr", "ldtr-tr"),
     }
 )
 """Exits that KVM handles by emulating what L2 executes, whose state is valid."""
@@ -29,9 +30,10 @@ _ADDRESS: Final = re.compile("0x[0-9a-f]+")
 NOT_MODELLED: Final = "not modelled"
 """How `stopped` begins where a model has come to its end, and not KVM."""
 _TRIPLE_FAULT: Final = "triple-fault"
-_ENDING: Final = ("l2-exit triple-fault", "l2-exit vmfail")
+_ENDING: Final = ("l2-exit triple-fault", "l2-exit vmfail", "l2-other-exit triple-fault")
 """Exits after which the exit reason says so; VMfail leaves that of the exit before."""
-_RUNNING: Final = ("run", "l2-exit")
+_EXITS: Final = ("l2-exit", "l2-other-exit")
+_RUNNING: Final = ("run", *_EXITS)
 _SEGMENTS: Final = ("cs", "ss", "ds", "es", "fs", "gs", "tr", "ldt")
 _RUN_PENDING: Final = 2
 _SMM_GUEST_MODE: Final = 1
@@ -85,7 +87,8 @@ def never_emulated(played: Played) -> Iterator[Found]:
     for moment in played.moments:
         if not moment.result.emulated:
             continue
-        by_design = moment.step.kind == "l2-exit" and moment.step.chosen("exit") in _BY_DESIGN
+        exits = moment.step.kind in _EXITS
+        by_design = exits and moment.step.chosen("exit") in _BY_DESIGN
         # It may have been L1 that was emulated, after that.
         left = moment.result.outcome == _TRIPLE_FAULT
         if not by_design or (is_invalid(State(moment.before), played) and not left):
@@ -94,7 +97,7 @@ def never_emulated(played: Played) -> Iterator[Found]:
 
 def name_of(step: SessionStep) -> str:
     """Return the kind of a step, of an exit of L2 which one it is."""
-    return f"l2-exit {step.chosen('exit')}" if step.kind == "l2-exit" else step.kind
+    return f"{step.kind} {step.chosen('exit')}" if step.kind in _EXITS else step.kind
 
 
 # ---------------------------------------------------------------------- invalid L2
@@ -229,12 +232,13 @@ def _executed_by_l1(played: Played) -> Iterator[tuple[Moment, State, Doubts]]:
         result = moment.result
         ended = result.stopped or result.errno or result.left not in ("", "intr")
         if is_executed(step) and state.is_plain_l1 and _is_runnable(state) and not ended:
-            doubts_here = Doubts(doubts.revisions, doubts.cpuid, doubts.paging or here != paging)
+            doubts_here = replace(doubts, paging=doubts.paging or here != paging)
             yield moment, state, doubts_here
         doubts = Doubts(
             doubts.revisions or step.kind in ("memory-write", "restore", "set-nested-state"),
             doubts.cpuid or step.kind == "set-cpuid",
             doubts.paging or step.kind in ("memory-write", "smram-write"),
+            doubts.evmcs or step.kind == "enlighten",
         )
 
 

@@ -37,6 +37,9 @@ def _both(number: int, size: int) -> int:
 _COUNTED: Final = 8
 """Size of struct kvm_msrs and struct kvm_cpuid2 without their entries."""
 
+LAPIC_SIZE: Final = 0x400
+"""Of struct kvm_lapic_state."""
+
 # of /dev/kvm
 KVM_GET_API_VERSION: Final = _command(0, 0x00)
 KVM_CREATE_VM: Final = _command(0, 0x01)
@@ -61,6 +64,8 @@ KVM_GET_SREGS: Final = _out(0x83, s.Sregs)
 KVM_SET_SREGS: Final = _in(0x84, s.Sregs)
 KVM_GET_MSRS: Final = _both(0x88, _COUNTED)
 KVM_SET_MSRS: Final = _command(_WRITE, 0x89, _COUNTED)
+KVM_GET_LAPIC: Final = _command(_READ, 0x8E, LAPIC_SIZE)
+KVM_SET_LAPIC: Final = _command(_WRITE, 0x8F, LAPIC_SIZE)
 KVM_SET_CPUID2: Final = _command(_WRITE, 0x90, _COUNTED)
 KVM_GET_CPUID2: Final = _both(0x91, _COUNTED)
 KVM_GET_MP_STATE: Final = _out(0x98, s.MpState)

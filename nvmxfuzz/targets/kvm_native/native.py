@@ -257,6 +257,7 @@ PROTOTYPES: Final[Mapping[str, Prototype]] = MappingProxyType(
     {
         "nvmx_install_signal_handlers": (None, ()),
         "nvmx_forget_once": (None, ()),
+        "nvmx_refuse_memory": (None, (_U32,)),
         "nvmx_snapshot": (_INT, ()),
         "nvmx_restore": (_INT, (_INT,)),
         "nvmx_round_heap": (None, ()),

@@ -22,7 +22,10 @@ from nvmxfuzz.targets.kvm_native.errors import IoctlError
 from nvmxfuzz.targets.kvm_native.library import Library
 from nvmxfuzz.targets.kvm_native.results import Stopped
 from nvmxfuzz.targets.kvm_native.session_boot import boot
+from nvmxfuzz.targets.kvm_native.session_evmcs import EVMCS_STEPS
+from nvmxfuzz.targets.kvm_native.session_fields import FIELDS_IN_MEMORY
 from nvmxfuzz.targets.kvm_native.session_guest import GUEST
+from nvmxfuzz.targets.kvm_native.session_lapic import LAPIC_STEPS
 from nvmxfuzz.targets.kvm_native.session_userspace import USERSPACE, Handler
 from nvmxfuzz.targets.kvm_native.session_vcpu import SessionVm
 from nvmxfuzz.targets.kvm_native.session_view import Viewer
@@ -30,7 +33,9 @@ from nvmxfuzz.targets.kvm_native.session_view import Viewer
 STEP_LIMIT: Final = 200_000
 """Steps of the shim that an ioctl may take: more is a loop of KVM's own."""
 
-_HANDLERS: Final[Mapping[str, Handler]] = MappingProxyType({**USERSPACE, **GUEST})
+_HANDLERS: Final[Mapping[str, Handler]] = MappingProxyType(
+    {**USERSPACE, **GUEST, **FIELDS_IN_MEMORY, **LAPIC_STEPS, **EVMCS_STEPS}
+)
 
 
 @cache
@@ -82,6 +87,7 @@ class KvmSessions:
         self.library.restore(self._snapshot)
         vm.slots.clear()
         vm.broken = False
+        vm.refused = 0
         for vcpu in vm.vcpus:
             vcpu.readable = dict(vcpu.readable_at_first)
         self._untouched = True
@@ -93,11 +99,17 @@ class KvmSessions:
         vm.forget()
         vcpu = vm.vcpus[step.vcpu % VCPUS]
         vcpu.emulated_l2 = False
+        refused, vm.refused = vm.refused, 0
+        if refused:
+            self.library.functions.nvmx_refuse_memory(refused)
         try:
             result = _HANDLERS[step.kind](vcpu, step)
         except Stopped as stopped:
             vm.note()
             result = StepResult(stopped=stopped.result.sentence())
+        finally:
+            if refused:
+                self.library.functions.nvmx_refuse_memory(0)
         if vm.broken and not result.stopped:
             # What else was read in the step says nothing any more.
             result = StepResult(-errno.EIO)

@@ -35,7 +35,7 @@ _QUIRKS: Final = 213
 _STUFF_FEATURE_MSRS: Final = 1 << 8
 _VMX_ENABLED: Final = 1 << 0 | 1 << 2
 _PDPT: Final = 0x11_0000
-_PAGE_DIRECTORY: Final = 0x11_1000
+PAGE_DIRECTORY: Final = 0x11_1000
 _PAGE_TABLE: Final = 0x11_2000
 _OPERANDS: Final = 0x12_0000
 """Physical address of the page behind the operands' first page, and so on."""
@@ -135,9 +135,9 @@ def _fill(memory: GuestMemory, basic: int) -> None:
     """Put into memory what L1 has there: page tables and regions."""
     for root in (places.HOST_PAGE_TABLE, places.GUEST_PAGE_TABLE):
         memory.write_int(root, _PDPT | _TABLE)
-    memory.write_int(_PDPT, _PAGE_DIRECTORY | _TABLE)
-    memory.write_int(_PAGE_DIRECTORY, _LARGE)
-    memory.write_int(_PAGE_DIRECTORY + 8, _PAGE_TABLE | _TABLE)
+    memory.write_int(_PDPT, PAGE_DIRECTORY | _TABLE)
+    memory.write_int(PAGE_DIRECTORY, _LARGE)
+    memory.write_int(PAGE_DIRECTORY + 8, _PAGE_TABLE | _TABLE)
     memory.write_int(_PAGE_TABLE, _OPERANDS | _TABLE)
     memory.write_int(_PAGE_TABLE + 16, _OPERANDS + 0x2000 | _PRESENT)
     revision = basic & _REVISION

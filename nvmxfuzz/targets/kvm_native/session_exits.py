@@ -48,13 +48,15 @@ _PLAIN: Final[Mapping[str, tuple[int, int]]] = {
 }
 
 
-def _event(kind: int, vector: int, *, error: bool = False) -> int:
+def interruption(kind: int, vector: int, *, error: bool = False) -> int:
+    """Return the interruption information of an event."""
     code = InterruptionInfo.DELIVER_ERROR_CODE if error else 0
     return InterruptionInfo.VALID | kind << InterruptionInfo.TYPE.position | vector | code
 
 
-def _exception(vector: int, *, error: int | None = None, qualification: int = 0) -> Exit:
-    info = _event(EventType.HARDWARE_EXCEPTION, vector, error=error is not None)
+def exception(vector: int, *, error: int | None = None, qualification: int = 0) -> Exit:
+    """Return the exit of an exception of the processor."""
+    info = interruption(EventType.HARDWARE_EXCEPTION, vector, error=error is not None)
     fields = {"vm_exit_intr_info": info, "vm_exit_intr_error_code": error or 0}
     return Exit(ExitReason.EXCEPTION_NMI, qualification=qualification, fields=fields)
 
@@ -65,7 +67,7 @@ NEUTRAL: Final = Exit(NEUTRAL_REASON)
 
 INTERRUPTED: Final = Exit(
     ExitReason.EXTERNAL_INTERRUPT,
-    fields={"vm_exit_intr_info": _event(EventType.EXTERNAL_INTERRUPT, 0x20)},
+    fields={"vm_exit_intr_info": interruption(EventType.EXTERNAL_INTERRUPT, 0x20)},
 )
 """The same of L2, which L1 never hears of."""
 
@@ -142,16 +144,16 @@ def _register_exit(name: str, q: int) -> Exit | None:
 def _event_exit(name: str, q: int) -> Exit | None:
     match name:
         case "exception-ud":
-            return _exception(Vector.UD)
+            return exception(Vector.UD)
         case "exception-gp":
-            return _exception(Vector.GP, error=q & 0xFFFF)
+            return exception(Vector.GP, error=q & 0xFFFF)
         case "exception-db":
-            return _exception(Vector.DB, qualification=q & 0x600F)
+            return exception(Vector.DB, qualification=q & 0x600F)
         case "nmi":
-            info = _event(EventType.NMI, 2)
+            info = interruption(EventType.NMI, 2)
             return Exit(ExitReason.EXCEPTION_NMI, fields={"vm_exit_intr_info": info})
         case "external-interrupt":
-            info = _event(EventType.EXTERNAL_INTERRUPT, 0x20 | q & 0xFF)
+            info = interruption(EventType.EXTERNAL_INTERRUPT, 0x20 | q & 0xFF)
             return Exit(ExitReason.EXTERNAL_INTERRUPT, fields={"vm_exit_intr_info": info})
     return None
 

@@ -33,6 +33,11 @@ from nvmxfuzz.targets.kvm_native.session_exits import (
     with_memory,
     without_operand,
 )
+from nvmxfuzz.targets.kvm_native.session_other_exits import (
+    OTHER_NEEDS,
+    cr_access_needs,
+    l2_other_exit,
+)
 from nvmxfuzz.targets.kvm_native.session_smm import rsm, smi, smram_write
 from nvmxfuzz.targets.kvm_native.session_vcpu import SessionVcpu
 
@@ -47,7 +52,7 @@ _ENTERED: Final = (0, "intr")
 """How KVM_RUN ends that has come as far as to the entry, where KVM fills the shadow VMCS."""
 
 
-def _instruction(vcpu: SessionVcpu, step: SessionStep, actions: Any) -> StepResult:  # noqa: ANN401 # an array of native.Action
+def run_instruction(vcpu: SessionVcpu, step: SessionStep, actions: Any) -> StepResult:  # noqa: ANN401 # an array of native.Action
     """Let whoever runs execute a VMX instruction, L1 in the mode that the step says."""
     mode = step.chosen("mode")
     was_l2 = vcpu.in_l2()
@@ -151,12 +156,14 @@ def pointer(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
     """VMXON, VMCLEAR or VMPTRLD of a region."""
     operand = step.chosen("operand")
     _operand(vcpu, operand, PLACE_ADDRESSES[step.chosen("region")])
-    return _instruction(vcpu, step, _memory_script(step.kind, operand, vcpu.number))
+    return run_instruction(vcpu, step, _memory_script(step.kind, operand, vcpu.number))
 
 
 def vmptrst(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
     """VMPTRST."""
-    return _instruction(vcpu, step, _memory_script("vmptrst", step.chosen("operand"), vcpu.number))
+    return run_instruction(
+        vcpu, step, _memory_script("vmptrst", step.chosen("operand"), vcpu.number)
+    )
 
 
 _PLAIN: Final = {kind: script(without_operand(kind)) for kind in ("vmxoff", "vmlaunch", "vmresume")}
@@ -164,7 +171,7 @@ _PLAIN: Final = {kind: script(without_operand(kind)) for kind in ("vmxoff", "vml
 
 def plain(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
     """VMXOFF, VMLAUNCH or VMRESUME."""
-    return _instruction(vcpu, step, _PLAIN[step.kind])
+    return run_instruction(vcpu, step, _PLAIN[step.kind])
 
 
 def invept(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
@@ -172,7 +179,7 @@ def invept(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
     operand = step.chosen("operand")
     _operand(vcpu, operand, step.number("eptp"), 0)
     actions = _memory_script("invept", operand, vcpu.number, step.number("type"))
-    return _instruction(vcpu, step, actions)
+    return run_instruction(vcpu, step, actions)
 
 
 def invvpid(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
@@ -180,7 +187,7 @@ def invvpid(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
     operand = step.chosen("operand")
     _operand(vcpu, operand, step.number("vpid"), step.number("address"))
     actions = _memory_script("invvpid", operand, vcpu.number, step.number("type"))
-    return _instruction(vcpu, step, actions)
+    return run_instruction(vcpu, step, actions)
 
 
 def field_step(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
@@ -193,7 +200,7 @@ def field_step(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
             return end_of(vcpu, vcpu.in_l2(), ran, told=True)
         if vcpu.shadow.takes(step.kind, name) and vcpu.uses_shadow():
             return _without_exit(vcpu, step.kind, name, value)
-    return _instruction(vcpu, step, script(field_access(step.kind, name, value)))
+    return run_instruction(vcpu, step, script(field_access(step.kind, name, value)))
 
 
 def _without_exit(vcpu: SessionVcpu, kind: str, name: str, value: int) -> StepResult:
@@ -265,13 +272,23 @@ def _run_l2(vcpu: SessionVcpu, actions: Any) -> StepResult:  # noqa: ANN401 # an
 
 
 def _l2_script(vcpu: SessionVcpu, step: SessionStep) -> Any:  # noqa: ANN401 # an array of native.Action
-    name = step.chosen("exit")
-    needed = NEEDS.get(name)
-    if needed is not None:
-        field, control = needed
-        if not vcpu.vmcs02_field(FIELD_BY_NAME[field].encoding) & control:
-            return _VMCALL
-    return _exit_script(name, step.number("qualification"))
+    name, qualification = step.chosen("exit"), step.number("qualification")
+    if step.kind == "l2-exit":
+        return _exit_script(name, qualification) if _allowed(vcpu, NEEDS.get(name)) else _VMCALL
+    needed = OTHER_NEEDS.get(name)
+    if name == "cr-access":
+        needed = cr_access_needs(qualification)
+    if not _allowed(vcpu, needed):
+        return _VMCALL
+    return script(l2_other_exit(name, qualification, step.chosen("delivered")))
+
+
+def _allowed(vcpu: SessionVcpu, needed: tuple[str, int] | None) -> bool:
+    """Tell whether the processor makes an exit that needs a control of vmcs02."""
+    if needed is None:
+        return True
+    field, control = needed
+    return vcpu.vmcs02_field(FIELD_BY_NAME[field].encoding) & control != 0
 
 
 @lru_cache(maxsize=1024)
@@ -291,6 +308,12 @@ def memory_write(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
     return StepResult(outcome="" if written else "unbacked")
 
 
+def no_memory(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
+    """Have an allocation of the next step fail."""
+    vcpu.vm.refused = step.number("allocation")
+    return StepResult()
+
+
 GUEST: Final[Mapping[str, Handler]] = MappingProxyType(
     {
         **dict.fromkeys(("vmxon", "vmclear", "vmptrld"), pointer),
@@ -301,12 +324,13 @@ GUEST: Final[Mapping[str, Handler]] = MappingProxyType(
         "invvpid": invvpid,
         "prepare": prepare,
         "run": run,
-        "l2-exit": l2_runs,
+        **dict.fromkeys(("l2-exit", "l2-other-exit"), l2_runs),
         "run-immediate": run_immediate,
         "smi": smi,
         "rsm": rsm,
         "smram-write": smram_write,
         "memory-write": memory_write,
+        "no-memory": no_memory,
     }
 )
 """What carries each of these steps out."""

@@ -123,15 +123,16 @@ def nmi(vcpu: SessionVcpu, step: SessionStep) -> StepResult:  # noqa: ARG001 # a
 
 def init(vcpu: SessionVcpu, step: SessionStep) -> StepResult:  # noqa: ARG001 # as all steps
     """KVM_SIGNAL_MSI, which is an INIT for the vCPU's APIC."""
-    return _signal(vcpu, _INIT)
+    return signal(vcpu, _INIT)
 
 
 def sipi(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
     """KVM_SIGNAL_MSI, which is a SIPI."""
-    return _signal(vcpu, _SIPI | step.number("vector"))
+    return signal(vcpu, _SIPI | step.number("vector"))
 
 
-def _signal(vcpu: SessionVcpu, data: int) -> StepResult:
+def signal(vcpu: SessionVcpu, data: int) -> StepResult:
+    """KVM_SIGNAL_MSI to the vCPU's APIC."""
     message = s.Msi(address_lo=_MSI | vcpu.number << 12, data=data)
     value = vcpu.vm.call(vcpu.vm.file, io.KVM_SIGNAL_MSI, ctypes.byref(message))
     return StepResult(min(value, 0), "" if value > 0 else "refused")

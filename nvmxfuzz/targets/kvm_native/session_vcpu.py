@@ -63,6 +63,8 @@ class SessionVm:
         self.broken = False
         """An ioctl was refused as of a VM that KVM has declared broken."""
         self.slots: dict[str, Saved] = {}
+        self.refused = 0
+        """The allocation of the next step that finds no memory, 0 if all do."""
         self.bases = Bases(self.layout)
         self._ioctl = library.prepare("nvmx_ioctl")
         self._reader = library.reader

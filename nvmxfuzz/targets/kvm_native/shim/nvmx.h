@@ -85,6 +85,7 @@ NVMX_API void nvmx_install_signal_handlers(void);	/* chains to those that were t
 NVMX_API void nvmx_round_heap(void);	/* before a snapshot: it is more like those of others */
 NVMX_API int nvmx_passes_faults_to(void *handler);	/* of signals; such a chain leads to it */
 NVMX_API int nvmx_check_heap(void);	/* [guarded] every canary and freed object; or NVMX_HEAP */
+NVMX_API void nvmx_refuse_memory(nvmx_u32 number);	/* to the allocation with it, from 1; 0: to none */
 NVMX_API void nvmx_forget_once(void);	/* WARN_ONCE and pr_*_once report again */
 
 /* ------------------------------------------------------------------ the whole state */

@@ -284,6 +284,29 @@ void *heap_take_pages(unsigned int order, int zero)
 	return pages;
 }
 
+/* The allocation of KVM's, counted from now, that finds no memory; 0: none. */
+static uint32_t until_refusal;
+
+void nvmx_refuse_memory(nvmx_u32 number)
+{
+	until_refusal = number;
+}
+
+static int refused(void)
+{
+	return unlikely(until_refusal) && !--until_refusal;
+}
+
+void *heap_try(uint64_t size, int zero)
+{
+	return refused() ? NULL : heap_take(size, zero);
+}
+
+void *heap_try_pages(unsigned int order, int zero)
+{
+	return refused() ? NULL : heap_take_pages(order, zero);
+}
+
 /* What user space maps: whole pages of zeroes. */
 void *heap_take_mapping(uint64_t size)
 {

@@ -202,6 +202,9 @@ NOTHING(perf_put_guest_lvtpc)
 NOTHING(perf_create_mediated_pmu)
 NOTHING(perf_release_mediated_pmu)
 
+/* A hypervisor below that takes pages of L0 away: there is none. */
+NOTHING(kvm_read_and_reset_apf_flags)
+
 /* Hyper-V below, where KVM asks for its hypercalls. May lie: flushes have nothing to do. */
 NOTHING(hyperv_flush_guest_mapping)
 NOTHING(hyperv_flush_guest_mapping_range)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The allocators under the names that the kernel's headers call, before and since 6.10 (_noprof).
- * May lie: see heap.c; a cache is its size and its constructor, and all caches share one heap.
+ * One that nvmx_refuse_memory() names finds none. May lie: see heap.c; a cache is its size and its constructor, and all caches share one heap.
  */
 #include "runtime.h"
 #include <string.h>
@@ -18,34 +18,34 @@ static int zero(gfp flags)
 #define SIZE_FLAGS(name)				\
 	void *name(unsigned long size, gfp flags)	\
 	{						\
-		return heap_take(size, zero(flags));	\
+		return heap_try(size, zero(flags));	\
 	}
 
 #define SIZE_FLAGS_NODE(name)					\
 	void *name(unsigned long size, gfp flags, int node)	\
 	{							\
 		(void)node;					\
-		return heap_take(size, zero(flags));		\
+		return heap_try(size, zero(flags));		\
 	}
 
 #define CACHE_FLAGS_SIZE(name)						\
 	void *name(void *cache, gfp flags, unsigned long size)		\
 	{								\
 		(void)cache;						\
-		return heap_take(size, zero(flags));			\
+		return heap_try(size, zero(flags));			\
 	}
 
 #define ZEROED(name)				\
 	void *name(unsigned long size)		\
 	{					\
-		return heap_take(size, 1);	\
+		return heap_try(size, 1);	\
 	}
 
 #define ZEROED_ARRAY(name)						\
 	void *name(unsigned long count, unsigned long size, gfp flags)	\
 	{								\
 		(void)flags;						\
-		return heap_take(count * size, 1);			\
+		return heap_try(count * size, 1);			\
 	}
 
 SIZE_FLAGS(__kmalloc)
@@ -127,9 +127,9 @@ void kmem_cache_destroy(void *cache)
 
 static void *from_cache(const struct cache *cache, gfp flags)
 {
-	void *object = heap_take(cache->size, zero(flags));
+	void *object = heap_try(cache->size, zero(flags));
 
-	if (cache->construct)
+	if (object && cache->construct)
 		cache->construct(object);
 	return object;
 }
@@ -164,36 +164,41 @@ void kmem_cache_free(void *cache, void *object)
 
 /* ------------------------------------------------------------------ pages */
 
+static void *page_of(void *address)
+{
+	return address ? arena_page_of(address) : NULL;
+}
+
 void *__get_free_pages(gfp flags, unsigned int order)
 {
-	return heap_take_pages(order, zero(flags));
+	return heap_try_pages(order, zero(flags));
 }
 
 void *get_free_pages_noprof(gfp flags, unsigned int order)
 {
-	return heap_take_pages(order, zero(flags));
+	return heap_try_pages(order, zero(flags));
 }
 
 void *get_zeroed_page(gfp flags)
 {
 	(void)flags;
-	return heap_take_pages(0, 1);
+	return heap_try_pages(0, 1);
 }
 
 void *get_zeroed_page_noprof(gfp flags)
 {
 	(void)flags;
-	return heap_take_pages(0, 1);
+	return heap_try_pages(0, 1);
 }
 
 void *__alloc_pages(gfp flags, unsigned int order)
 {
-	return arena_page_of(heap_take_pages(order, zero(flags)));
+	return page_of(heap_try_pages(order, zero(flags)));
 }
 
 void *__alloc_pages_noprof(gfp flags, unsigned int order)
 {
-	return arena_page_of(heap_take_pages(order, zero(flags)));
+	return page_of(heap_try_pages(order, zero(flags)));
 }
 
 void free_pages(unsigned long address, unsigned int order)

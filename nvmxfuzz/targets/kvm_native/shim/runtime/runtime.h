@@ -135,6 +135,8 @@ int arena_class_of(const void *address, uint32_t *index);	/* -1: small, -2: larg
 /* ------------------------------------------------------------------ heap.c */
 
 void *heap_take(uint64_t size, int zero);
+void *heap_try(uint64_t size, int zero);	/* NULL where memory is refused */
+void *heap_try_pages(unsigned int order, int zero);
 void heap_give(void *object);
 void *heap_take_pages(unsigned int order, int zero);
 void *heap_take_mapping(uint64_t size);
