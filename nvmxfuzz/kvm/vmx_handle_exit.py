@@ -338,6 +338,7 @@ def _late_vmfail(vmx: VcpuVmx) -> str:
     vmx.nested.mtf_pending = vmx.events.get_nested_state_pages = False
     vmx.mp_state = MP_RUNNABLE
     end_entry(vmx)
+    vmx.events.triple_fault |= bool(vcpu.aborted)
     vmx.nested.shadow_vmcs = {}
     vmx.emulation_required = vmx_emulation_required(vmx)
     if vcpu.rflags & Rflags.TF:
