@@ -171,7 +171,8 @@ def init_vmcs(vcpu: Vcpu) -> None:
     vmx_set_constant_host_state(vmcs, kvm)
     vmcs["vm_exit_msr_load_addr"] = kvm.places.autoload_host
     vmcs["vm_entry_msr_load_addr"] = kvm.places.autoload_guest
-    vmcs["guest_ia32_pat"] = vcpu.pat
+    if kvm.config.vmentry_ctrl & VmEntry.LOAD_IA32_PAT:
+        vmcs["guest_ia32_pat"] = vcpu.pat
     vmcs["vm_exit_controls"] = kvm.config.vmexit_ctrl & ~_NOT_USED_EXIT
     vmcs["vm_entry_controls"] = kvm.config.vmentry_ctrl & ~_NOT_USED_ENTRY
     vcpu.cr0_guest_owned_bits = vmx_l1_guest_owned_cr0_bits(vcpu)
