@@ -1,129 +1,129 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-only
-"""Print which lines and branches of the entry path of nested.c the corpus reaches, by gcov.
+"""Print how much of KVM's nested.c the corpus executes, by gcov, and whether the page says so.
 
-The entry path is nested_vmx_run() and every function of nested.c that it may come to. It needs the
-object that `nvmxfuzz build kvm --gcov` makes. Lines that are not reached are told by their numbers.
+The corpus is played part by part: VM entries, sessions, restores and migrations; random sessions
+are told apart from it. docs/nested-coverage.md names what is missing: where it is wrong about
+that, it is an error. It needs the objects that `nvmxfuzz build kvm --gcov` makes.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import re
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 from nvmxfuzz.cli.files import cases_below, read_file
 from nvmxfuzz.errors import InputError
-from nvmxfuzz.inputs.case import EntryCase
 from nvmxfuzz.inputs.load import load_case
-from nvmxfuzz.targets.kvm_native.build.objects import find_object
-from nvmxfuzz.targets.kvm_native.check_runs import CheckRuns
-from nvmxfuzz.targets.kvm_native.checks_in_source import nested_source
-from nvmxfuzz.targets.kvm_native.target import loader
+from nvmxfuzz.targets.kvm_native.bench.corpus_runs import PARTS, random_sessions
+from nvmxfuzz.targets.kvm_native.bench.gcov import Counts, counted, together
+from nvmxfuzz.targets.kvm_native.build.objects import BuiltObject, find_object
 
 ROOT = Path(__file__).resolve().parents[2]
-UNIT = "arch-x86-kvm-vmx-hosted_nested"
-SOURCE = "nested.c"
-START = "nested_vmx_run"
-SETTINGS: tuple[dict[str, int], ...] = (
-    {},
-    {"nested_early_check": 1},
-    {"enable_shadow_vmcs": 0},
-    {"ept": 0},
-)
-"""Parameters of the modules that the whole corpus is run with."""
-CALL = re.compile(r"\b([a-z_]\w+)\(")
+PAGE = ROOT / "docs" / "nested-coverage.md"
+KERNELS = ("6.1", "6.12")
+SESSIONS = 4000
+ROW = re.compile(r"^\| `(\w+)` \| (\d+) \| (\d+) \| ", re.MULTILINE)
+"""Of the page: a function, and how many of its lines are missing in each kernel."""
 
 
-def collect(kernel: str) -> None:
-    """Run the corpus with all settings, and the scenarios; the counts come at the end."""
-    load = loader(kernel, "gcov")
+def collect(kernel: str, part: str, sessions: int, seed: int) -> None:
+    """Play one part; the counts come at the end of this process."""
+    if part == "random":
+        random_sessions(kernel, sessions, seed)
+        return
     cases = [load_case(read_file(path), str(path)) for path in cases_below(ROOT / "corpus")]
-    for parameters in SETTINGS:
-        runs = CheckRuns(kernel, parameters, load)
-        for case in cases:
-            if isinstance(case, EntryCase):
-                list(runs.of_case(case))
-        runs.close()
-    list(CheckRuns(kernel, None, load).of_scenarios())
+    PARTS[part](kernel, cases)
 
 
-def counted(kernel: str) -> dict[str, Any]:
-    """Return what gcov says of nested.c after the corpus was run in a process of its own."""
-    built = find_object(kernel, "gcov")
-    with TemporaryDirectory() as folder:
-        words = [sys.executable, __file__, "--kernel", kernel, "--collect"]
-        subprocess.run(words, check=True, env={**os.environ, "GCOV_PREFIX": folder})
-        (data,) = Path(folder).rglob(f"{UNIT}.gcda")
-        notes = built.path.with_name("work") / f"{UNIT}.gcno"
-        data.with_suffix(".gcno").write_bytes(notes.read_bytes())
-        tool = ["gcov", "--json-format", "--stdout", "--branch-probabilities", str(data)]
-        done = subprocess.run(tool, check=True, capture_output=True, text=True, cwd=folder)
-    files = json.loads(done.stdout)["files"]
-    return next(file for file in files if Path(file["file"]).name == SOURCE)
-
-
-def on_entry_path(functions: list[dict[str, Any]], source: str) -> set[str]:
-    """Return the functions of nested.c that nested_vmx_run() may come to, itself among them."""
-    lines = source.splitlines()
-    calls = {
-        each["name"]: set(CALL.findall("\n".join(lines[each["start_line"] : each["end_line"]])))
-        for each in functions
-    }
-    found: set[str] = set()
-    waiting = [START]
-    while waiting:
-        name = waiting.pop()
-        if name in calls and name not in found:
-            found.add(name)
-            waiting += sorted(calls[name])
-    return found
-
-
-def report(kernel: str) -> Iterator[str]:
-    """Yield the figures, and what is missing by function."""
-    found = counted(kernel)
-    path = on_entry_path(found["functions"], nested_source(find_object(kernel, "gcov")))
-    lines = [line for line in found["lines"] if line.get("function_name") in path]
-    branches = [branch for line in lines for branch in line["branches"]]
-    reached, taken = [line for line in lines if line["count"]], [b for b in branches if b["count"]]
-    yield (
-        f"kvm-{kernel}, entry path of nested.c, {len(path)} functions: "
-        f"lines {len(reached)} of {len(lines)} ({100 * len(reached) / len(lines):.1f} %), "
-        f"branches {len(taken)} of {len(branches)} ({100 * len(taken) / len(branches):.1f} %)"
+def figures(name: str, counts: Counts) -> str:
+    """Return how much was executed."""
+    return f"  {name}: " + ", ".join(
+        _share(what, tuple(values.values()))
+        for what, values in (
+            ("functions", counts.functions),
+            ("lines", counts.lines),
+            ("branches", counts.branches),
+        )
     )
-    for name in sorted(path):
-        missing = [
-            line["line_number"]
-            for line in lines
-            if line["function_name"] == name and not line["count"]
-        ]
-        if missing:
-            yield f"  {name}: lines {', '.join(map(str, missing))}"
+
+
+def _share(what: str, values: Sequence[int]) -> str:
+    reached = sum(1 for value in values if value)
+    return f"{what} {reached} of {len(values)} ({100 * reached / len(values):.1f} %)"
+
+
+def named(page: str, kernel: str) -> Mapping[str, int]:
+    """Return by function how many missing lines the page names."""
+    number = 2 + KERNELS.index(kernel)
+    return {row[1]: int(row[number]) for row in ROW.finditer(page)}
+
+
+def unnamed(counts: Counts, page: Mapping[str, int]) -> Iterator[str]:
+    """Yield what is missing and not named, and what is named and not missing."""
+    missing = counts.missing()
+    for function, lines in missing.items():
+        if len(lines) > page.get(function, 0):
+            said = f"the page names {page.get(function, 0)}"
+            yield f"{function} lacks {len(lines)} lines, {said}: {', '.join(map(str, lines))}"
+    for function, number in page.items():
+        if len(missing.get(function, ())) < number:
+            lacks = len(missing.get(function, ()))
+            yield f"{function} lacks {lacks} lines, and the page names {number}"
+
+
+def report(kernel: str, sessions: int, seed: int, *, lines: bool) -> bool:
+    """Print the figures of a kernel; return whether the page names all that is missing."""
+    built = find_object(kernel, "gcov")
+    print(f"nested.c of Linux {kernel} ({built.version})", flush=True)
+    found = []
+    for part in PARTS:
+        found.append(_played(built, part))
+        print(figures(part, found[-1]), flush=True)
+    total = together(found)
+    print(figures("the corpus", total), flush=True)
+    if sessions:
+        chance = _played(built, "random", "--sessions", str(sessions), "--seed", str(seed))
+        print(figures(f"{sessions} random sessions of seed {seed}", chance))
+        print(figures("both", together((total, chance))))
+    never = [name for name, count in sorted(total.functions.items()) if not count]
+    print(f"  never entered: {', '.join(never) or 'none'}")
+    if lines:
+        for function, numbers in total.missing().items():
+            print(f"  {function}: lines {', '.join(map(str, numbers))}")
+    wrong = list(unnamed(total, named(PAGE.read_text(), kernel)))
+    for sentence in wrong:
+        print(f"  docs/nested-coverage.md: {sentence}")
+    return not wrong
+
+
+def _played(built: BuiltObject, part: str, *more: str) -> Counts:
+    words = [sys.executable, __file__, "--kernels", built.kernel, "--collect", part, *more]
+    return counted(built, words)
 
 
 def main() -> int:
-    """Report on a kernel."""
+    """Report on the kernels that are built."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kernel", default="6.12", help="which one (default: 6.12)")
-    parser.add_argument("--collect", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--kernels", default=",".join(KERNELS), help="which ones (default: both)")
+    parser.add_argument("--sessions", type=int, default=SESSIONS, help="how many random ones")
+    parser.add_argument("--seed", type=int, default=1, help="of the random sessions")
+    parser.add_argument("--lines", action="store_true", help="print the lines that never ran")
+    parser.add_argument("--collect", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    try:
+    fine = True
+    for kernel in args.kernels.split(","):
         if args.collect:
-            collect(args.kernel)
-        else:
-            print("\n".join(report(args.kernel)))
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+            collect(kernel, args.collect, args.sessions, args.seed)
+            continue
+        try:
+            fine &= report(kernel, args.sessions, args.seed, lines=args.lines)
+        except InputError as error:
+            print(f"{kernel}: {error}")
+    return 0 if fine else 1
 
 
 if __name__ == "__main__":

@@ -351,7 +351,7 @@ STEP_KINDS: Final = (
     StepKind(
         "no-memory",
         "platform",
-        "L0 has no memory for one of the allocations of the next step, counted from 1.",
+        "L0 has no memory for one allocation in each ioctl of the next step, counted from 1.",
         (Operand("allocation", 6),),
     ),
     StepKind(

@@ -86,6 +86,9 @@ NAMES: Final[Mapping[int, str]] = MappingProxyType(
 )
 """The commands above, by number."""
 
+READING: Final = frozenset(value for value, name in NAMES.items() if name.startswith("KVM_GET_"))
+"""Those that change nothing."""
+
 KVM_CAP_NESTED_STATE: Final = 157
 KVM_CAP_HYPERV_ENLIGHTENED_VMCS: Final = 163
 KVM_CAP_X86_SMM: Final = 117

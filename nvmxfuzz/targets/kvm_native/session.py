@@ -99,17 +99,14 @@ class KvmSessions:
         vm.forget()
         vcpu = vm.vcpus[step.vcpu % VCPUS]
         vcpu.emulated_l2 = False
-        refused, vm.refused = vm.refused, 0
-        if refused:
-            self.library.functions.nvmx_refuse_memory(refused)
+        vm.refusing, vm.refused = vm.refused, 0
         try:
             result = _HANDLERS[step.kind](vcpu, step)
         except Stopped as stopped:
             vm.note()
             result = StepResult(stopped=stopped.result.sentence())
         finally:
-            if refused:
-                self.library.functions.nvmx_refuse_memory(0)
+            vm.refusing = 0
         if vm.broken and not result.stopped:
             # What else was read in the step says nothing any more.
             result = StepResult(-errno.EIO)

@@ -64,7 +64,9 @@ class SessionVm:
         """An ioctl was refused as of a VM that KVM has declared broken."""
         self.slots: dict[str, Saved] = {}
         self.refused = 0
-        """The allocation of the next step that finds no memory, 0 if all do."""
+        """The allocation in each ioctl of the next step that finds no memory, 0 if all do."""
+        self.refusing = 0
+        """The same of the step that is being carried out."""
         self.bases = Bases(self.layout)
         self._ioctl = library.prepare("nvmx_ioctl")
         self._reader = library.reader
@@ -72,7 +74,14 @@ class SessionVm:
 
     def call(self, file: int, command: int, argument: Any = 0) -> int:  # noqa: ANN401 # as Library.call
         """Return what an ioctl returns: -errno is a number as others are."""
-        value = self._ioctl(file, command, argument)
+        refuses = self.refusing and command not in io.READING
+        if refuses:
+            self.library.functions.nvmx_refuse_memory(self.refusing)
+        try:
+            value = self._ioctl(file, command, argument)
+        finally:
+            if refuses:
+                self.library.functions.nvmx_refuse_memory(0)
         if value == -errno.EIO:
             self.broken = True
         words = self._words
