@@ -3,7 +3,12 @@
 """Sessions: whatever L1, L2, SMM and userspace do in whatever order, KVM keeps its promises."""
 
 from nvmxfuzz.campaign.harness import Harness
-from nvmxfuzz.campaign.session_sites import SESSION_SITES, played_on_model, session_verdicts
+from nvmxfuzz.campaign.session_sites import (
+    SESSION_SITES,
+    model_stage,
+    played_on_model,
+    session_verdicts,
+)
 from nvmxfuzz.campaign.worker import main
 from nvmxfuzz.oracles.session.oracles import ALWAYS, OTHERS
 
@@ -11,6 +16,7 @@ HARNESS = Harness(
     name="session",
     kind="session",
     run=played_on_model,
+    stage=model_stage,
     arguments=lambda case: (case,),
     verdicts=session_verdicts,
     points=SESSION_SITES,

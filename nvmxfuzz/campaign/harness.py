@@ -26,6 +26,7 @@ from nvmxfuzz.inputs.order import PROFILES
 from nvmxfuzz.inputs.rebase import rebase
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.oracle import Oracle
+from nvmxfuzz.oracles.session.play import Stage
 
 SAMPLE_OF = 256
 """Of the inputs without new behaviour, one in so many meets the oracles. A power of two."""
@@ -100,6 +101,8 @@ class Harness:
     """Whether a campaign has the witness judge a case and its input; None: each one."""
     home: Callable[[WorldCase], WorldCase] = itself
     """Brings a case that has worlds to those that a campaign keeps to."""
+    stage: Callable[[Any], Stage] | None = None
+    """Where a case of steps is played, for an engine that makes them one by one."""
     counters: Callable[[], tuple[int, int, int]] | None = None
     """Where native code counts what it executes: 8-bit counters, their PC table, their number."""
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.errors import InputError
-from nvmxfuzz.inputs.case import CaseKind, MigrationCase, SessionCase, WorldCase
-from nvmxfuzz.inputs.world import parameters_of, world_on
+from nvmxfuzz.inputs.case import CaseKind, MigrationCase, WorldCase
 from nvmxfuzz.machine.profile import DEFAULT_PROFILE, profile_names
 
 if TYPE_CHECKING:
@@ -39,7 +38,9 @@ def with_target(
     if harness.kind == "migration":
         return _with_real_migrations(harness, target)
     if harness.kind == "session":
-        return _on_real_sessions(harness, target)
+        from nvmxfuzz.campaign.session_targets import on_sessions
+
+        return on_sessions(harness, target, covered=covered and not isolated)
     from nvmxfuzz.targets import python_model
     from nvmxfuzz.targets.registry import target_named
 
@@ -85,7 +86,14 @@ def compares(target: str | None, kind: CaseKind) -> bool:
     """Tell whether cases of a kind can be compared with a target: those of VM entry with any."""
     from nvmxfuzz.targets.registry import target_named
 
-    return kind == "vm_entry" or (target is not None and target_named(target).is_kvm)
+    if target is None or kind == "vm_entry":
+        return kind == "vm_entry"
+    if kind == "session":
+        from nvmxfuzz.campaign.session_targets import SESSION_TARGETS
+
+        if target in SESSION_TARGETS:
+            return True
+    return target_named(target).is_kvm
 
 
 def _with_real_config(harness: Harness, target: str) -> Harness:
@@ -108,23 +116,6 @@ def _with_real_msrs(harness: Harness, target: str) -> Harness:
         always=(*harness.always, *always),
         oracles=(*harness.oracles, *others),
         home=partial(on_kernel, kernel),
-    )
-
-
-def _on_real_sessions(harness: Harness, target: str) -> Harness:
-    # In this process too: what KVM does not return from is a result.
-    from nvmxfuzz.oracles.session.play import Stage, play
-    from nvmxfuzz.oracles.session.with_model import agreement
-    from nvmxfuzz.targets.kvm_native.session import session_witness
-    from nvmxfuzz.targets.session_model import ModelSessions
-
-    kernel = _real_kernel(target, harness.name)
-    stage = Stage(session_witness(kernel))
-    return replace(
-        harness,
-        run=partial(play, stage),
-        oracles=(*harness.oracles, agreement(Stage(ModelSessions(kernel)), stage)),
-        home=partial(on_plain_world, kernel),
     )
 
 
@@ -165,18 +156,6 @@ def _with_real_migrations(harness: Harness, target: str) -> Harness:
         always=(*harness.always, agreement(migrator(kernel), kernel)),
         home=partial(on_kernel, kernel),
     )
-
-
-def on_plain_world(kernel: str, case: WorldCase) -> WorldCase:
-    """Return a session on the usual processor, with and without EPT and unrestricted guests.
-
-    Another world costs as much as a hundred sessions in the last one.
-    """
-    if not isinstance(case, SessionCase):
-        return case
-    plain = world_on(DEFAULT_PROFILE, kernel)
-    kept = {name: case.world.parameter(name) for name in ("ept", "unrestricted_guest")}
-    return replace(case, world=replace(plain, parameters=parameters_of(kept)))
 
 
 def _with_processor(harness: Harness, target: Target) -> Harness:

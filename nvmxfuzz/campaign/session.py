@@ -9,7 +9,13 @@ from time import monotonic
 from nvmxfuzz.campaign.behaviour import Behaviour
 from nvmxfuzz.campaign.events import Ended, Found, Notice, Progress, Started, WorkerEvent
 from nvmxfuzz.campaign.feedback import VerdictFeedback
-from nvmxfuzz.campaign.harness import WITNESS_ERRORS, Harness, error_finding, is_sampled
+from nvmxfuzz.campaign.harness import (
+    WITNESS_ERRORS,
+    Harness,
+    Verdicts,
+    error_finding,
+    is_sampled,
+)
 from nvmxfuzz.campaign.last_input import LastInput
 from nvmxfuzz.campaign.settings import Settings
 from nvmxfuzz.inputs.case import Case
@@ -61,6 +67,20 @@ class Session:
         self._count(data)
         self._judge(case, data)
 
+    def begin(self, data: bytes) -> None:
+        """Keep what is known of an input that an engine is about to execute itself."""
+        self._last_input.write(self._executions + 1, data)
+
+    def execute_seen(self, case: Case, data: bytes, result: object) -> None:
+        """Judge a case that an engine has had the witness run, with what came of it."""
+        self._count(data)
+        self._weigh(case, data, result, self.harness.verdicts(case, result))
+
+    def fail(self, data: bytes, error: Exception) -> None:
+        """Report that the witness raised an error where an engine executed an input itself."""
+        self._count(data)
+        self._report((error_finding(error, self.harness.name),), data)
+
     def notice(self, text: str) -> None:
         """Tell the person at the console something."""
         self._send(Notice(self.settings.worker, text))
@@ -96,6 +116,11 @@ class Session:
         except WITNESS_ERRORS as error:
             self._report((error_finding(error, self.harness.name),), data)
             return
+        self._weigh(case, data, result, verdicts)
+
+    def _weigh(self, case: Case, data: bytes, result: object, verdicts: Verdicts) -> None:
+        """Ask the oracles about a run: all of them where it shows something new."""
+        harness = self.harness
         if self.feedback is not None:
             self.feedback.note(verdicts)
         asks_all = self._behaviour.note(verdicts) or is_sampled(data)

@@ -71,10 +71,15 @@ def _stage(kernel: str) -> Stage:
     return Stage(ModelSessions(kernel))
 
 
+def model_stage(case: SessionCase) -> Stage:
+    """Return the model of the kernel of a session; of the usual one where there is none."""
+    kernel = case.world.kernel
+    return _stage(kernel if kernel in SESSION_KERNELS else SESSION_KERNELS[0])
+
+
 def played_on_model(case: SessionCase) -> Played:
     """Play a session on the model; one on a kernel that has no model of sessions is not played."""
-    kernel = case.world.kernel
-    return play(_stage(kernel if kernel in SESSION_KERNELS else SESSION_KERNELS[0]), case)
+    return play(model_stage(case), case)
 
 
 def session_verdicts(_case: SessionCase, played: Played) -> SiteVerdicts:

@@ -16,6 +16,7 @@ from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.campaign.memory import memory_bound, memory_uncounted
 from nvmxfuzz.campaign.plan import DEFAULT_MEMORY, harness_file, load_harness
 from nvmxfuzz.campaign.second_witness import compares, with_target
+from nvmxfuzz.campaign.session_targets import REAL_TARGETS
 from nvmxfuzz.campaign.store import StoredFinding, is_store, open_store
 from nvmxfuzz.cli.files import cases_below, read_file
 from nvmxfuzz.cli.streams import complain
@@ -169,7 +170,7 @@ def _vector_again(vector: Vector, target: str | None) -> tuple[str, ...]:
         findings = harness.examine(vector.case)
         fired = (f"{finding.identity}: {finding.message}" for finding in findings)
         # What KVM does in a session is told of KVM itself: the model does not know all of it.
-        played = cast("Run", harness.run) if kind == "session" and target is not None else None
+        played = cast("Run", harness.run) if kind == "session" and target in REAL_TARGETS else None
         return (*mismatches(vector, played), *fired)
 
 

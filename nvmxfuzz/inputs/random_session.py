@@ -163,9 +163,13 @@ def _edited(rng: Random, step: SessionStep, operand: Operand, at: int) -> int:
     return random_number(rng, step.kind, operand, step.operands[:at])
 
 
-def toggle_paging(rng: Random, world: World) -> World:
-    """Return the world without unrestricted guests or without EPT, or with them again."""
-    name = rng.choice(("unrestricted_guest", "unrestricted_guest", "ept"))
+_TOGGLED: Final = ("unrestricted_guest", "unrestricted_guest", "ept", "enable_shadow_vmcs", "vpid")
+"""Module parameters that decide what KVM does in a session."""
+
+
+def toggle_parameter(rng: Random, world: World) -> World:
+    """Return the world without unrestricted guests, EPT or the like, or with them again."""
+    name = rng.choice(_TOGGLED)
     return edited_world(world, [Edit(name, 1 - world.parameter(name))])
 
 

@@ -30,7 +30,7 @@ from nvmxfuzz.inputs.difference import Edit, apply, apply_to
 from nvmxfuzz.inputs.interesting import interesting
 from nvmxfuzz.inputs.layout import KERNELS, Slot, layout
 from nvmxfuzz.inputs.order import PROFILES
-from nvmxfuzz.inputs.random_session import following_step, toggle_paging
+from nvmxfuzz.inputs.random_session import following_step, toggle_parameter
 from nvmxfuzz.inputs.random_steps import edit_world, random_step
 from nvmxfuzz.inputs.repair import repair
 from nvmxfuzz.inputs.session_steps import SessionStep
@@ -89,12 +89,17 @@ def session_cases(profiles: Sequence[str] = PROFILES) -> st.SearchStrategy[Sessi
 
     Each number that is drawn makes the step that may follow those before it.
     """
+    return st.builds(SessionCase, session_worlds(profiles), _SESSIONS)
+
+
+def session_worlds(profiles: Sequence[str] = PROFILES) -> st.SearchStrategy[World]:
+    """Return worlds of sessions: mostly plain ones."""
     plain = st.builds(world_on, st.sampled_from(tuple(profiles)), st.sampled_from(SESSION_KERNELS))
-    return st.builds(SessionCase, st.builds(_toggled, plain, st.integers(0, 7)), _SESSIONS)
+    return st.builds(_toggled, plain, st.integers(0, 7))
 
 
 def _toggled(world: World, number: int) -> World:
-    return toggle_paging(Random(number), world) if number > _PLAIN_WORLDS else world
+    return toggle_parameter(Random(number), world) if number > _PLAIN_WORLDS else world
 
 
 def _session(numbers: list[int]) -> tuple[SessionStep, ...]:

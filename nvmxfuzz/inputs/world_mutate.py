@@ -21,7 +21,7 @@ from nvmxfuzz.inputs.case import (
     WorldKind,
 )
 from nvmxfuzz.inputs.codec import decode, encode
-from nvmxfuzz.inputs.random_session import SESSION, toggle_paging
+from nvmxfuzz.inputs.random_session import SESSION, toggle_parameter
 from nvmxfuzz.inputs.random_steps import (
     edit_world,
     random_profile,
@@ -91,7 +91,7 @@ def _mutated_steps(case: RestoreCase | SessionCase, rng: Random) -> RestoreCase 
     if isinstance(case, SessionCase):
         # A world costs more than many steps in it.
         if chance < 0.03:
-            return replace(case, world=toggle_paging(rng, case.world))
+            return replace(case, world=toggle_parameter(rng, case.world))
         if chance < 0.97:
             return replace(case, steps=SESSION.mutated(case.steps, rng))
     elif chance < 0.86:

@@ -88,6 +88,7 @@ class ModelSessions:
 
     def __init__(self, kernel: str, attempts: Callable[[str], Attempt] | None = None) -> None:
         self.kernel = kernel
+        self.name = f"kvm-model-{kernel}"
         self._given = attempts
         self._kvm: Kvm | None = None
         self._module: LoadedKvm | None = None

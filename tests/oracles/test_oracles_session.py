@@ -71,6 +71,7 @@ class Toy:
     """A KVM of few words that keeps every promise; `fault` may replace what a step comes to."""
 
     kernel = KERNEL
+    name = f"kvm-{KERNEL}"
 
     def __init__(self, fault: Fault) -> None:
         """Be faulty in one way."""
@@ -83,6 +84,7 @@ class Toy:
     def load(self, world: World) -> str:
         """Take any world."""
         self.world = world
+        self.renew()
         return ""
 
     def renew(self) -> None:

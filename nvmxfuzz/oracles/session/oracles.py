@@ -55,15 +55,26 @@ def _oracle(name: str) -> Oracle[SessionCase, Run]:
         kernel = played.kernel
         for site, message in each(played):
             if known(name, site, kernel) is None:
-                return Finding(name, (name,), (f"kvm-{kernel}", "promise"), site, message)
+                return Finding(name, (name,), (played.witness, "promise"), site, message)
         return None
 
     check.__doc__ = each.__doc__
     return Oracle(name, source, check)
 
 
-_CHEAP: Final = ("session.no-warn", "session.l2-never-emulated")
+_CHEAP: Final = (
+    *("session.no-warn", "session.l2-never-emulated"),
+    *("session.triple-fault", "session.ioctl-accepts"),
+)
+_REPLAYING: Final = (
+    *("session.order", "session.smm-round-trip"),
+    *("session.nested-state-round-trip", "session.two-modes-agree"),
+)
 ALWAYS: Final = tuple(map(_oracle, _CHEAP))
 """The oracles that cost little once a session has been played."""
 OTHERS: Final = tuple(_oracle(name) for name in BREACHES if name not in _CHEAP)
-"""The oracles that look at each state of it, or play other sessions."""
+"""The oracles that judge each instruction of it, or play other sessions."""
+SEEN: Final = tuple(_oracle(name) for name in BREACHES if name not in _REPLAYING)
+"""The oracles that only look at what was seen, and may be asked while a session goes on."""
+REPLAYING: Final = tuple(map(_oracle, _REPLAYING))
+"""The oracles that play other sessions, and compare."""

@@ -32,6 +32,8 @@ class Stage:
         self.witness = witness
         self._world: World | None = None
         self._refusal = ""
+        self._views: tuple[VcpuView, ...] = ()
+        """The vCPUs of a session as it begins."""
 
     def refusal(self, world: World) -> str:
         """Load a world if it is not loaded; return why KVM refuses it, "" if it does not."""
@@ -39,29 +41,54 @@ class Stage:
             # Whatever becomes of loading, it is not loaded on the one before any more.
             self._world = None
             self._refusal = self.witness.load(world)
+            if not self._refusal:
+                self._views = tuple(map(self.witness.read, range(VCPUS)))
             self._world = world
         return self._refusal
 
     def play(self, world: World, steps: Sequence[SessionStep]) -> tuple[Moment, ...]:
         """Make the steps on new vCPUs, up to one that KVM does not return from."""
-        if self.refusal(world):
+        life = self.begin(world)
+        if life is None:
             return ()
-        self.witness.renew()
-        views = [self.witness.read(vcpu) for vcpu in range(VCPUS)]
-        moments: list[Moment] = []
         for step in steps:
-            before = views[step.vcpu]
-            result = self.witness.do(step)
-            if not result.stopped:
-                try:
-                    views[step.vcpu] = self.witness.read(step.vcpu)
-                except WitnessStoppedError as stopped:
-                    # In KVM_GET_MP_STATE events are looked at that the step has left.
-                    result = replace(result, stopped=str(stopped))
-            moments.append(Moment(step, before, result, views[step.vcpu]))
-            if result.stopped:
+            life.make(step)
+            if life.stopped:
                 break
-        return tuple(moments)
+        return tuple(life.moments)
+
+    def begin(self, world: World) -> Life | None:
+        """Return new vCPUs, which end where others begin; None where KVM refuses the world."""
+        return None if self.refusal(world) else Life(self.witness, self._views)
+
+
+class Life:
+    """The vCPUs of a session from new on, a step at a time."""
+
+    def __init__(self, witness: SessionWitness, views: Sequence[VcpuView]) -> None:
+        """Have everything as it was loaded, which `views` show."""
+        witness.renew()
+        self._witness = witness
+        self.views = list(views)
+        """What can be read of the vCPUs now."""
+        self.moments: list[Moment] = []
+        self.stopped = False
+        """Whether KVM did not return from the last step: there can be no more."""
+
+    def make(self, step: SessionStep) -> Moment:
+        """Make a step, and keep what was seen of it."""
+        before = self.views[step.vcpu]
+        result = self._witness.do(step)
+        if not result.stopped:
+            try:
+                self.views[step.vcpu] = self._witness.read(step.vcpu)
+            except WitnessStoppedError as stopped:
+                # In KVM_GET_MP_STATE events are looked at that the step has left.
+                result = replace(result, stopped=str(stopped))
+        moment = Moment(step, before, result, self.views[step.vcpu])
+        self.moments.append(moment)
+        self.stopped = bool(result.stopped)
+        return moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +103,11 @@ class Played:
     def kernel(self) -> str:
         """The version of the KVM that it was played on."""
         return self.stage.witness.kernel
+
+    @property
+    def witness(self) -> str:
+        """The name of who played it."""
+        return self.stage.witness.name
 
     @property
     def stopped(self) -> bool:

@@ -62,12 +62,12 @@ def no_warn(played: Played) -> Iterator[Found]:
     for moment in played.moments:
         step = moment.step
         tripled |= step.kind == "set-events" and step.chosen("part") == "triple_fault_pending"
-        where = ", a triple fault pending" if tripled else _when(State(moment.before))
         for warning in moment.result.warnings:
+            where = ", a triple fault pending" if tripled else _when(State(moment.before))
             yield f"WARN {warning}{where}", f"{step.kind} makes KVM warn at {warning}{where}"
         # What is left of the entry that was pending shows later, in L1.
-        pending = moment.before.in_l2 and State(moment.before).nested["flags"] & _RUN_PENDING
-        tripled |= bool(pending) and moment.result.outcome == _TRIPLE_FAULT
+        if moment.result.outcome == _TRIPLE_FAULT and moment.before.in_l2:
+            tripled |= State(moment.before).nested["flags"] & _RUN_PENDING != 0
         stopped = moment.result.stopped
         if stopped and not stopped.startswith(NOT_MODELLED):
             place = _ADDRESS.sub("an address", stopped)

@@ -131,6 +131,10 @@ class SessionWitness(Protocol):
     def kernel(self) -> str:
         """The version."""
 
+    @property
+    def name(self) -> str:
+        """The target that it is, as in "kvm-6.12" and "kvm-model-6.12"."""
+
     def load(self, world: World) -> str:
         """Load KVM in a world and make the VM; "" or why KVM refuses the processor."""
 

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The real KVM as a witness of sessions: `oracles.session.witness.SessionWitness`.
 
-A world is loaded once, and a snapshot of it restored for each session. What is executed by the
-guest is told by the VM exits that it causes; userspace makes its ioctls as ever.
+A world is loaded once, and a snapshot of it restored for each session; the last worlds are kept.
+What is executed by the guest is told by the VM exits that it causes; userspace makes its ioctls as
+ever.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from types import MappingProxyType
 from typing import Final
@@ -29,6 +30,7 @@ from nvmxfuzz.targets.kvm_native.session_lapic import LAPIC_STEPS
 from nvmxfuzz.targets.kvm_native.session_userspace import USERSPACE, Handler
 from nvmxfuzz.targets.kvm_native.session_vcpu import SessionVm
 from nvmxfuzz.targets.kvm_native.session_view import Viewer
+from nvmxfuzz.targets.kvm_native.target import PLAIN
 
 STEP_LIMIT: Final = 200_000
 """Steps of the shim that an ioctl may take: more is a loop of KVM's own."""
@@ -38,12 +40,25 @@ _HANDLERS: Final[Mapping[str, Handler]] = MappingProxyType(
 )
 
 
+_MOST_WORLDS: Final = 12
+"""Worlds that are kept ready, of a few MiB each: making one costs as much as several sessions."""
+
+
 @cache
-def session_witness(kernel: str) -> KvmSessions:
+def session_witness(kernel: str, variant: str = PLAIN) -> KvmSessions:
     """Return the witness of a kernel: one for this process. InputError if it is not built."""
     from nvmxfuzz.targets.kvm_native.build.objects import find_object
 
-    return KvmSessions(Library.of(find_object(kernel)), kernel)
+    return KvmSessions(Library.of(find_object(kernel, variant)), kernel)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A world as it was loaded: its VM and the snapshot of it, or why KVM refuses it."""
+
+    vm: SessionVm | None
+    snapshot: int | None = None
+    refusal: str = ""
 
 
 class KvmSessions:
@@ -52,32 +67,47 @@ class KvmSessions:
     def __init__(self, library: Library, kernel: str) -> None:
         """Take an instance of KVM for itself, and the version that it was built from."""
         self.kernel = kernel
+        self.name = f"kvm-{kernel}"
         self.library = library
         self.vm: SessionVm | None = None
         """What was loaded last, None if KVM refused."""
         self._viewer: Viewer | None = None
+        self._ready: dict[World, _Ready] = {}
         self._snapshot: int | None = None
         self._untouched = False
         library.step_limit = STEP_LIMIT
 
     def load(self, world: World) -> str:
         """Load KVM in a world and make the VM; "" or why KVM refuses the processor."""
-        if self._snapshot is not None:
-            self.library.discard(self._snapshot)
-            self._snapshot = None
         self.vm = None
+        found = self._ready.pop(world, None)
+        if found is None:
+            if len(self._ready) == _MOST_WORLDS:
+                self._give_up_oldest()
+            found = self._make(world)
+        self._ready[world] = found
+        self.vm, self._snapshot = found.vm, found.snapshot
+        self._untouched = False
+        if self.vm is not None:
+            self.renew()
+        return found.refusal
+
+    def _make(self, world: World) -> _Ready:
         self.library.restore()
         try:
-            self.vm = boot(self.library, world)
+            vm = boot(self.library, world)
         except IoctlError as refused:
-            return str(refused)
+            return _Ready(None, refusal=str(refused))
         except Stopped as stopped:
             raise WitnessStoppedError(stopped.result.sentence()) from None
         if self._viewer is None:
-            self._viewer = Viewer(self.vm.layout)
-        self._snapshot = self.library.snapshot()
-        self._untouched = True
-        return ""
+            self._viewer = Viewer(vm.layout)
+        return _Ready(vm, self.library.snapshot())
+
+    def _give_up_oldest(self) -> None:
+        oldest = self._ready.pop(next(iter(self._ready)))
+        if oldest.snapshot is not None:
+            self.library.discard(oldest.snapshot)
 
     def renew(self) -> None:
         """Have everything as `load` left it."""

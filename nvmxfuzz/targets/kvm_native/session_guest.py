@@ -227,13 +227,11 @@ def prepare(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
     for address, data in attempt.memory.regions:
         vcpu.vm.write(address, data)
     values = attempt.vmcs.items()
-    asked = []
-    executes = vcpu.uses_shadow()
-    for name in vcpu.vm.bases.fields:
-        if executes and vcpu.shadow.takes("vmwrite", name):
-            vcpu.shadow.write(name, values[name])
-        else:
-            asked.append(name)
+    taken = vcpu.shadow.taken("vmwrite") if vcpu.uses_shadow() else frozenset()
+    fields = vcpu.vm.bases.fields
+    asked = [name for name in fields if name not in taken]
+    if taken:
+        vcpu.shadow.write_all((name, values[name]) for name in fields if name in taken)
     scripts = vcpu.vm.bases.scripts(step.chosen("base"), tuple(asked))
     other = None if was_l2 else _as_in_mode(vcpu, None)
     if other is not None:

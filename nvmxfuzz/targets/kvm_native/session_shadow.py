@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from nvmxfuzz.arch.controls import Secondary
@@ -31,6 +31,10 @@ class ShadowVmcs:
         """Tell whether the processor executes VMREAD or VMWRITE of a field itself, in L1."""
         return name in self._free[kind] and self._address() != 0
 
+    def taken(self, kind: str) -> frozenset[str]:
+        """Return the fields that the processor executes VMREAD or VMWRITE of itself, in L1."""
+        return self._free[kind] if self._address() else frozenset()
+
     def read(self, name: str) -> int:
         """Return a field of the shadow VMCS."""
         encoding = FIELD_BY_NAME[name].encoding
@@ -38,8 +42,14 @@ class ShadowVmcs:
 
     def write(self, name: str, value: int) -> None:
         """Set a field of the shadow VMCS."""
-        field = FIELD_BY_NAME[name]
-        self._functions.nvmx_vmcs_write(self._address(), field.encoding, value & _mask(field))
+        self.write_all(((name, value),))
+
+    def write_all(self, values: Iterable[tuple[str, int]]) -> None:
+        """Set fields of the shadow VMCS."""
+        address = self._address()
+        for name, value in values:
+            field = FIELD_BY_NAME[name]
+            self._functions.nvmx_vmcs_write(address, field.encoding, value & _mask(field))
 
     def _address(self) -> int:
         """Return the shadow VMCS, 0 if L1 has none current."""
