@@ -193,6 +193,10 @@ class ModelSessions:
             shadow_vmcs12=_image(nested.shadow_vmcs12),
         )
 
+    def late_warnings(self) -> tuple[str, ...]:
+        """Return nothing: in the model reading changes nothing."""
+        return ()
+
     def _now(self) -> SessionMachine:
         if self._machine is None:
             raise ValueError("nothing is loaded")

@@ -95,6 +95,10 @@ class Toy:
         """Return a vCPU."""
         return self.views[vcpu]
 
+    def late_warnings(self) -> tuple[str, ...]:
+        """Warn of nothing."""
+        return ()
+
     def do(self, step: SessionStep) -> StepResult:
         """Make a step."""
         self.done.append(step)
@@ -367,3 +371,50 @@ def test_where_a_model_ends_is_no_finding() -> None:
 def test_another_kernel_has_nothing_to_say() -> None:
     case = replace(CASES["plain"], world=replace(RESTRICTED, kernel="6.1"))
     assert found(case, dies) == set()
+
+
+PENDING = (*steps("vmxon", "vmptrld", "prepare", "vmlaunch"), session_step("run"))
+INVALID = (*PENDING[:-1], BROKEN, PENDING[-1])
+BUG_ON = "arch/x86/kvm/vmx/vmx.c:1"
+LEAVING = "arch/x86/kvm/vmx/nested.c:1"
+
+
+def warns_where_pending(warning: str, errno: int) -> Fault:
+    def fault(toy: Toy, step: SessionStep, result: StepResult) -> StepResult:
+        if step.kind == "vmlaunch":
+            toy.edit(step.vcpu, "nested", flags=3)
+        return StepResult(errno, warnings=(warning,)) if step.kind == "run" else result
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("made", "warning", "errno", "known"),
+    [
+        (INVALID, BUG_ON, -5, True),
+        (INVALID, BUG_ON, 0, False),
+        (INVALID, "arch/x86/kvm/mmu/mmu.c:1", -5, False),
+        (INVALID, LEAVING, -5, False),
+        (PENDING, BUG_ON, -5, False),
+        (PENDING, LEAVING, 0, False),
+        ((*PENDING[:-1], session_step("smi"), PENDING[-1]), LEAVING, 0, False),
+    ],
+)
+def test_a_warning_is_known_only_by_what_brings_it_about(
+    made: tuple[SessionStep, ...], warning: str, errno: int, known: bool
+) -> None:
+    fault = warns_where_pending(warning, errno)
+    assert ("session.no-warn" not in found(SessionCase(RESTRICTED, made), fault)) == known
+
+
+def test_what_is_warned_of_while_a_vcpu_is_read_counts() -> None:
+    class Late(Toy):
+        """Reading makes it warn."""
+
+        def late_warnings(self) -> tuple[str, ...]:
+            """Warn."""
+            return ("arch/x86/kvm/x86.c:1",)
+
+    played = play(Stage(Late(good)), CASES["plain"])
+    assert all(moment.result.warnings for moment in played.moments)
+    assert "session.no-warn: WARN arch/x86/kvm/x86.c" in breaches(played)

@@ -14,20 +14,57 @@ from nvmxfuzz.oracles.known_breach import KnownBreach, covering
 
 _BOTH: Final = ("6.1", "6.12")
 
+_HANDLE_EXIT: Final = r"(arch/x86/kvm/vmx/vmx\.c(:\d+)?|__vmx_handle_exit\.nested_run_pending)"
+"""KVM_BUG_ON(nested_run_pending); the condition that stands with a site says that it is this."""
+_VMEXIT: Final = r"(arch/x86/kvm/vmx/nested\.c(:\d+)?|nested_vmx_vmexit\.nested_run_pending)"
+"""WARN_ON_ONCE(nested_run_pending)."""
+
 KNOWN: Final = (
     KnownBreach(
         "entry-pending",
         "session.no-warn",
-        r"WARN (arch/x86/kvm/vmx/(nested|vmx)\.c(:\d+)?|\w+\.nested_run_pending), "
-        r"(entry of L2 pending|in SMM over L2|a triple fault pending)",
+        rf"WARN {_HANDLE_EXIT}, (an invalid L2 with the entry pending|RSM to another L2|"
+        r"L2 was left with its entry pending)",
         _BOTH,
-        "KVM ends a VM whose L2 is invalid or in a triple fault while its entry is pending: after "
-        "VMLAUNCH, or RSM (docs/findings/pending-entry.md).",
+        "KVM ends a VM whose L2 is invalid while its entry is pending: after VMLAUNCH, or RSM from "
+        "an edited SMRAM (docs/findings/pending-entry.md).",
+    ),
+    KnownBreach(
+        "triple-fault-with-entry-pending",
+        "session.no-warn",
+        rf"WARN {_VMEXIT}, a triple fault with the entry pending",
+        _BOTH,
+        "Userspace, or in 6.1 RSM that fails, asks for a triple fault while the entry of L2 is "
+        "pending, and KVM leaves L2 with it (docs/findings/pending-entry.md).",
+    ),
+    KnownBreach(
+        "rsm-that-fails-in-l2",
+        "session.no-warn",
+        rf"WARN {_VMEXIT}, RSM to another L2",
+        ("6.1",),
+        "RSM that cannot load EFER, CR0, CR3, CR4 or DR7 fails when KVM has entered L2, which it "
+        "leaves with the entry pending; 6.12 loads them first (docs/findings/pending-entry.md).",
+    ),
+    KnownBreach(
+        "page-tables-in-no-memory",
+        "session.no-warn",
+        rf"WARN ({_HANDLE_EXIT}|{_VMEXIT}), an L2 whose page tables are in no memory",
+        ("6.1",),
+        "KVM asks for a triple fault where L2's page tables begin in no memory, and leaves L2 with "
+        "its entry pending (docs/findings/no-memory.md).",
+    ),
+    KnownBreach(
+        "root-in-no-memory",
+        "session.no-warn",
+        r"WARN arch/x86/kvm/x86\.c(:\d+)?, page tables in no memory without EPT",
+        ("6.1",),
+        "The same of a plain guest, where KVM has no EPT: its triple fault stands while an "
+        "exception is put back (docs/findings/no-memory.md).",
     ),
     KnownBreach(
         "rsm-to-impossible-paging",
         "session.no-warn",
-        r"WARN arch/x86/kvm/mmu/mmu\.c(:\d+)?, in SMM over L2",
+        r"WARN arch/x86/kvm/mmu/mmu\.c(:\d+)?, RSM to another L2",
         ("6.12",),
         "RSM enters L2 with a vmcs12 that KVM_SET_NESTED_STATE brought in SMM and nobody checked: "
         "IA-32e mode and a CR4 without PAE, for which KVM's MMU ends the VM.",

@@ -11,7 +11,7 @@ from nvmxfuzz.inputs.case import SessionCase
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.oracle import Oracle
 from nvmxfuzz.oracles.restore.offer import Found
-from nvmxfuzz.oracles.session import again, seen
+from nvmxfuzz.oracles.session import again, harm, seen
 from nvmxfuzz.oracles.session.known import known
 from nvmxfuzz.oracles.session.play import Played, Run
 
@@ -24,7 +24,7 @@ _IOCTLS: Final = "KVM: user space migrates a VM, and may call ioctls in any orde
 _LINE: Final = re.compile(r"\.c:\d+")
 
 BREACHES: Final[dict[str, tuple[str, Breaches]]] = {
-    "session.no-warn": ("KVM: no guest may reach a WARN or a BUG", seen.no_warn),
+    "session.no-warn": ("KVM: no guest may reach a WARN or a BUG", harm.no_warn),
     "session.l2-never-emulated": (_SEED, seen.never_emulated),
     "session.triple-fault": (_SEED, seen.triple_fault),
     "session.ioctl-accepts": (_SEED, seen.ioctl_accepts),

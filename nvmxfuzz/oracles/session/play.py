@@ -85,6 +85,8 @@ class Life:
             except WitnessStoppedError as stopped:
                 # In KVM_GET_MP_STATE events are looked at that the step has left.
                 result = replace(result, stopped=str(stopped))
+            if late := self._witness.late_warnings():
+                result = replace(result, warnings=result.warnings + late)
         moment = Moment(step, before, result, self.views[step.vcpu])
         self.moments.append(moment)
         self.stopped = bool(result.stopped)

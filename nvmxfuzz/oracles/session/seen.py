@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
@@ -26,9 +25,6 @@ _BY_DESIGN: Final = frozenset(
     }
 )
 """Exits that KVM handles by emulating what L2 executes, whose state is valid."""
-_ADDRESS: Final = re.compile("0x[0-9a-f]+")
-NOT_MODELLED: Final = "not modelled"
-"""How `stopped` begins where a model has come to its end, and not KVM."""
 _TRIPLE_FAULT: Final = "triple-fault"
 _ENDING: Final = ("l2-exit triple-fault", "l2-exit vmfail", "l2-other-exit triple-fault")
 """Exits after which the exit reason says so; VMfail leaves that of the exit before."""
@@ -36,7 +32,6 @@ _EXITS: Final = ("l2-exit", "l2-other-exit")
 _RUNNING: Final = ("run", *_EXITS)
 _SEGMENTS: Final = ("cs", "ss", "ds", "es", "fs", "gs", "tr", "ldt")
 _RUN_PENDING: Final = 2
-_SMM_GUEST_MODE: Final = 1
 _UNRESTRICTED_GUEST_SUPPORTED: Final = 1 << 39
 _LONG_MODE_SEGMENT_BIT: Final = ("cs", "l")
 _FREE: Final = frozenset({"cr2", "gdt_base", "gdt_limit", "idt_base", "idt_limit"})
@@ -53,33 +48,7 @@ def is_executed(step: SessionStep) -> bool:
     return any(operand.name == "mode" for operand in operands)
 
 
-# ---------------------------------------------------------------------- no harm
-
-
-def no_warn(played: Played) -> Iterator[Found]:
-    """No step ends in a WARN, a BUG, a signal or the step limit."""
-    tripled = False
-    for moment in played.moments:
-        step = moment.step
-        tripled |= step.kind == "set-events" and step.chosen("part") == "triple_fault_pending"
-        for warning in moment.result.warnings:
-            where = ", a triple fault pending" if tripled else _when(State(moment.before))
-            yield f"WARN {warning}{where}", f"{step.kind} makes KVM warn at {warning}{where}"
-        # What is left of the entry that was pending shows later, in L1.
-        if moment.result.outcome == _TRIPLE_FAULT and moment.before.in_l2:
-            tripled |= State(moment.before).nested["flags"] & _RUN_PENDING != 0
-        stopped = moment.result.stopped
-        if stopped and not stopped.startswith(NOT_MODELLED):
-            place = _ADDRESS.sub("an address", stopped)
-            yield f"stopped {place}", f"KVM does not return from {step.kind}: {stopped}"
-
-
-def _when(state: State) -> str:
-    """Return what is special about a state that KVM warns in."""
-    if state.view.in_smm:
-        return ", in SMM over L2" if state.nested["smm_flags"] & _SMM_GUEST_MODE else ", in SMM"
-    pending = state.view.in_l2 and state.nested["flags"] & _RUN_PENDING
-    return ", entry of L2 pending" if pending else ""
+# ---------------------------------------------------------------------- emulation
 
 
 def never_emulated(played: Played) -> Iterator[Found]:

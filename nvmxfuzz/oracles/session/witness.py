@@ -35,9 +35,11 @@ PLACE_ADDRESSES: Final[Mapping[str, int]] = MappingProxyType(
 """Where the places of the steps are, by name.
 
 The regions hold L1's VMCS revision identifier when a world is loaded, `shadow-vmcs` with the
-shadow-VMCS indicator, `wrong-revision` the identifier with its lowest bit flipped. The VM has
-memory up to 4 MiB: behind it nothing is backed.
+shadow-VMCS indicator, `wrong-revision` the identifier with its lowest bit flipped.
 """
+
+MEMORY_END: Final = 4 << 20
+"""Where the memory of the VM ends: behind it nothing is backed."""
 
 LINEAR_ADDRESSES: Final[Mapping[str, tuple[str, int]]] = MappingProxyType(
     {
@@ -149,3 +151,6 @@ class SessionWitness(Protocol):
 
         KVM_GET_MP_STATE is first: in it KVM accepts an INIT or SIPI that is pending.
         """
+
+    def late_warnings(self) -> tuple[str, ...]:
+        """Return the WARNs since `do` returned: reading makes KVM do things too."""

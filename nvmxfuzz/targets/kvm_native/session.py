@@ -143,6 +143,7 @@ class KvmSessions:
         if not vcpu.emulated_l2 and not vm.warnings and not vm.checks:
             return result
         warnings, checks = tuple(vm.warnings), tuple(vm.checks)
+        vm.forget()
         return replace(result, emulated=vcpu.emulated_l2, warnings=warnings, checks=checks)
 
     def read(self, vcpu: int) -> VcpuView:
@@ -155,6 +156,10 @@ class KvmSessions:
             return self._viewer.view(vm.vcpus[vcpu])
         except Stopped as stopped:
             raise WitnessStoppedError(stopped.result.sentence()) from None
+
+    def late_warnings(self) -> tuple[str, ...]:
+        """Return the WARNs since `do` returned."""
+        return tuple(self._loaded().warnings)
 
     def _loaded(self) -> SessionVm:
         if self.vm is None:
