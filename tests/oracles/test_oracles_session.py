@@ -167,11 +167,14 @@ class Toy:
             case "set-sregs":
                 name = step.chosen("register")
                 self.edit(step.vcpu, "sregs", **{name: step.number("flip")})
+            case "set-events":
+                parts = {step.chosen("part").replace(".", "__"): step.number("value")}
+                self.edit(step.vcpu, "events", **parts)
             case "set-regs":
                 self.edit(step.vcpu, "regs", **{step.chosen("register"): step.number("value")})
             case "save":
                 self.slots[step.chosen("slot")] = self.views[step.vcpu]
-            case "restore":
+            case "restore" if step.chosen("slot") in self.slots:
                 self.views[step.vcpu] = self.slots[step.chosen("slot")]
         return StepResult()
 
@@ -418,3 +421,79 @@ def test_what_is_warned_of_while_a_vcpu_is_read_counts() -> None:
     played = play(Stage(Late(good)), CASES["plain"])
     assert all(moment.result.warnings for moment in played.moments)
     assert "session.no-warn: WARN arch/x86/kvm/x86.c" in breaches(played)
+
+
+def in_l2(*made: SessionStep) -> SessionCase:
+    return SessionCase(RESTRICTED, (*L2, *made))
+
+
+def refuses_the_last(case: SessionCase, *, with_errno: bool = True) -> Fault:
+    refusal = StepResult(-22) if with_errno else StepResult(outcome="refused")
+
+    def fault(toy: Toy, _step: SessionStep, result: StepResult) -> StepResult:
+        return refusal if len(toy.done) == len(case.steps) else result
+
+    return fault
+
+
+TAKEN = {
+    "regs": (session_step("set-regs", register="rflags", value=0x20000),),
+    "cr0": (session_step("set-sregs", register="cr0", flip=0x4_0000),),
+    "cr3": (session_step("set-sregs", register="cr3", flip=1 << 35),),
+    "cr4": (session_step("set-sregs", register="cr4", flip=4),),
+    "cr8": (session_step("set-sregs", register="cr8", flip=3),),
+    "efer": (session_step("set-sregs", register="efer", flip=1),),
+    "segment": (session_step("set-segment", segment="tr", part="type", value=1),),
+    "cs.l": (session_step("set-segment", segment="cs", part="l", value=0),),
+    "sysenter": (session_step("set-msr", msr="IA32_SYSENTER_EIP", flip=1 << 46),),
+    "pat": (session_step("set-msr", msr="IA32_PAT", flip=6),),
+    "smbase": (session_step("set-msr", msr="IA32_SMBASE", flip=1 << 20),),
+    "shadow": (session_step("set-events", part="interrupt.shadow", value=3),),
+    "exception": (session_step("set-events", part="exception.injected", value=1),),
+    "triple fault": (session_step("set-events", part="triple_fault_pending", value=1),),
+    "smi": (session_step("set-events", part="smi.pending", value=1),),
+    "halted": (session_step("set-mp-state", state="halted"),),
+    "init": (session_step("set-mp-state", state="init-received"),),
+    "nmi": (session_step("nmi"),),
+    "nested state": (*steps("save"), session_step("set-nested-state")),
+    "restore": steps("save", "restore"),
+}
+REFUSED_BY_ITSELF = {
+    "cr0.pg": (session_step("set-sregs", register="cr0", flip=1 << 31),),
+    "cr3 beyond": (session_step("set-sregs", register="cr3", flip=1 << 60),),
+    "cr4 reserved": (session_step("set-sregs", register="cr4", flip=1 << 40),),
+    "efer.lme": (session_step("set-sregs", register="efer", flip=1 << 8),),
+    "not canonical": (session_step("set-msr", msr="IA32_SYSENTER_ESP", flip=1 << 63),),
+    "flags": (session_step("set-events", part="flags", value=1 << 9),),
+    "vector": (
+        session_step("set-events", part="exception.injected", value=1),
+        session_step("set-events", part="exception.nr", value=2),
+    ),
+    "cpuid": (session_step("set-cpuid"),),
+    "init with smi": (
+        session_step("set-events", part="smi.pending", value=1),
+        session_step("set-mp-state", state="init-received"),
+    ),
+    "edited nested state": (*steps("save"), session_step("set-nested-state", flip=1)),
+    "older state": steps("save", "run-immediate", "restore"),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_an_ioctl_that_is_legal_by_itself_must_be_taken(name: str) -> None:
+    case = in_l2(*TAKEN[name])
+    assert "session.ioctl-accepts" not in found(case, good)
+    for with_errno in (True, False):
+        fault = refuses_the_last(case, with_errno=with_errno)
+        assert "session.ioctl-accepts" in found(case, fault)
+
+
+@pytest.mark.parametrize("name", REFUSED_BY_ITSELF)
+def test_an_ioctl_may_be_refused_for_what_it_sets(name: str) -> None:
+    case = in_l2(*REFUSED_BY_ITSELF[name])
+    assert "session.ioctl-accepts" not in found(case, refuses_the_last(case))
+
+
+def test_outside_l2_an_ioctl_may_be_refused() -> None:
+    case = SessionCase(RESTRICTED, (*steps("vmxon"), *TAKEN["regs"]))
+    assert "session.ioctl-accepts" not in found(case, refuses_the_last(case))

@@ -86,9 +86,17 @@ KNOWN: Final = (
         "back to L2: RSM loads a vmcs02 that is not there.",
     ),
     KnownBreach(
+        "cr0-fixed-in-vmx-operation",
+        "session.ioctl-accepts",
+        "set-sregs cr0 without NE",
+        _BOTH,
+        "In VMX operation KVM_SET_SREGS takes no CR0 without NE, whatever ioctl comes next "
+        "(vmx_is_valid_cr0).",
+    ),
+    KnownBreach(
         "cr4-fixed-in-vmx-operation",
         "session.ioctl-accepts",
-        "set-sregs cr4",
+        "set-sregs cr4 without VMXE",
         _BOTH,
         "In VMX operation KVM_SET_SREGS takes no CR4 without VMXE, whatever ioctl comes next.",
     ),

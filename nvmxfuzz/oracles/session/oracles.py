@@ -11,7 +11,7 @@ from nvmxfuzz.inputs.case import SessionCase
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.oracle import Oracle
 from nvmxfuzz.oracles.restore.offer import Found
-from nvmxfuzz.oracles.session import again, harm, seen
+from nvmxfuzz.oracles.session import again, harm, ioctls, seen
 from nvmxfuzz.oracles.session.known import known
 from nvmxfuzz.oracles.session.play import Played, Run
 
@@ -27,7 +27,7 @@ BREACHES: Final[dict[str, tuple[str, Breaches]]] = {
     "session.no-warn": ("KVM: no guest may reach a WARN or a BUG", harm.no_warn),
     "session.l2-never-emulated": (_SEED, seen.never_emulated),
     "session.triple-fault": (_SEED, seen.triple_fault),
-    "session.ioctl-accepts": (_SEED, seen.ioctl_accepts),
+    "session.ioctl-accepts": (_SEED, ioctls.ioctl_accepts),
     "session.instruction-errors": (_SDM, seen.instruction_errors),
     "session.entry-rejects-invalid": ("SDM: VM Entries", seen.entry_rejects_invalid),
     "session.order": (_IOCTLS, again.order),

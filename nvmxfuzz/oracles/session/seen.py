@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Final
 
 from nvmxfuzz.arch.controls import Primary, Secondary
-from nvmxfuzz.arch.registers import Cr0, Cr4, Efer
 from nvmxfuzz.inputs.session_steps import STEP_BY_NAME, SessionStep
 from nvmxfuzz.kvm.guest_state_valid import guest_segments_valid
 from nvmxfuzz.machine.outcome import ENTERED
@@ -33,13 +32,6 @@ _RUNNING: Final = ("run", *_EXITS)
 _SEGMENTS: Final = ("cs", "ss", "ds", "es", "fs", "gs", "tr", "ldt")
 _RUN_PENDING: Final = 2
 _UNRESTRICTED_GUEST_SUPPORTED: Final = 1 << 39
-_LONG_MODE_SEGMENT_BIT: Final = ("cs", "l")
-_FREE: Final = frozenset({"cr2", "gdt_base", "gdt_limit", "idt_base", "idt_limit"})
-"""Registers that KVM_SET_SREGS takes any value for."""
-_PDPTES: Final = frozenset({"pdptr0", "pdptr1", "pdptr2", "pdptr3"})
-"""Those that KVM_SET_SREGS2 takes where PAE paging is used."""
-_ANY_CPU: Final = int(Cr4.VME | Cr4.PVI | Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.MCE | Cr4.PGE | Cr4.VMXE)
-"""Bits of CR4 that every processor has on which KVM runs here."""
 
 
 def is_executed(step: SessionStep) -> bool:
@@ -139,53 +131,6 @@ def triple_fault(played: Played) -> Iterator[Found]:
             yield site, f"L2 is invalid, and {moment.step.kind} is {moment.result.outcome!r}"
         elif ended and not invalid and name_of(moment.step) not in _ENDING:
             yield f"valid {name_of(moment.step)}", "L2 is valid, and ends in a triple fault"
-
-
-# ---------------------------------------------------------------------- ioctls
-
-
-def ioctl_accepts(played: Played) -> Iterator[Found]:
-    """No ioctl is refused because of the state of L2 that it leads to."""
-    for moment in played.moments:
-        if moment.result.warnings:
-            # A VM that KVM has given up refuses all.
-            return
-        in_l2 = moment.before.in_l2 and not moment.before.in_smm
-        if in_l2 and moment.result.errno and must_be_taken(moment):
-            step = moment.step
-            what = step.operands and STEP_BY_NAME[step.kind].operands[0].name
-            site = f"{step.kind} {step.chosen(what)}" if what else step.kind
-            yield site, f"{site} is refused with {moment.result.errno} while L2 is active"
-
-
-def must_be_taken(moment: Moment) -> bool:
-    """Whether what an ioctl sets is legal by itself, on a state that KVM itself gave."""
-    step, state = moment.step, State(moment.before)
-    if step.kind == "set-regs":
-        return True
-    if not _is_consistent(state):
-        return False
-    if step.kind == "set-segment":
-        long_code = (step.chosen("segment"), step.chosen("part")) == _LONG_MODE_SEGMENT_BIT
-        return not long_code
-    if step.kind == "set-sregs":
-        register = step.chosen("register")
-        if register == "cr4":
-            changed = (state.sregs["cr4"] & step.number("unset")) ^ step.number("flip")
-            return not changed & ~_ANY_CPU
-        pae = not state.sregs["efer"] & Efer.LMA and state.sregs["cr4"] & Cr4.PAE
-        paged = state.sregs["cr0"] & Cr0.PG
-        return register in _FREE or (register in _PDPTES and bool(pae and paged))
-    return False
-
-
-def _is_consistent(state: State) -> bool:
-    """Whether KVM_SET_SREGS takes what KVM_GET_SREGS has given."""
-    words = state.sregs
-    long = words["efer"] & Efer.LME and words["cr0"] & Cr0.PG
-    if not long:
-        return not words["efer"] & Efer.LMA and not words["cs.l"]
-    return bool(words["cr4"] & Cr4.PAE and words["efer"] & Efer.LMA)
 
 
 # ---------------------------------------------------------------------- instructions
