@@ -199,6 +199,7 @@ CASES = {
         (
             *steps("vmxon", "vmptrld", "prepare"),
             session_step("vmwrite", field="pin_based_vm_exec_control", value=0xFFFF_FFFF),
+            session_step("vmwrite", field="vm_entry_msr_load_count", value=1),
             *steps("vmlaunch"),
         ),
     ),

@@ -218,7 +218,12 @@ def nested_state_round_trip(played: Played) -> Iterator[Found]:
 
 
 def is_stuffed(step: SessionStep) -> bool:
-    """Whether a step edits the guest behind its back, or makes it do so."""
+    """Whether a step edits the guest behind its back, or makes it do so.
+
+    A general-purpose register could hold any value by the guest's own doing.
+    """
+    if step.kind == "set-regs":
+        return step.chosen("register") in ("rip", "rflags")
     return step.kind in _STUFFING or (is_executed(step) and step.chosen("mode") != "kernel")
 
 

@@ -2,7 +2,7 @@
 """What a VM entry of a session may come to: the rules, with what KVM is known to do otherwise.
 
 The processor that would run vmcs02 is no part of a session, so that only KVM's software is held to
-them. What the rules would read from memory is not seen: such an entry is not judged.
+them, and of these to what is seen: memory is not.
 """
 
 from __future__ import annotations
@@ -30,24 +30,17 @@ from nvmxfuzz.oracles.session.state import State
 _MOV_SS: Final = 1
 
 
-def entry_outcomes(
-    step: SessionStep, state: State, world: World
-) -> tuple[frozenset[str], tuple[str, ...]] | None:
-    """Return what VMLAUNCH or VMRESUME may come to in L1, and the rules that are broken.
+def refusing_rules(step: SessionStep, state: State, world: World) -> tuple[str, ...]:
+    """Return the rules that refuse VMLAUNCH or VMRESUME in L1, as far as can be seen.
 
-    None: that is not known.
+    What decides a rule that reads memory is not seen: such rules are left out, and those alone.
     """
     attempt = attempt_of(step, state, world)
     if attempt is None or unmet(attempt):
-        return None
+        return ()
     judgement = _tables(world.kernel).software.judge(attempt)
-    asked = (rule.name for at, rule in enumerate(judgement.rules) if judgement.asked >> at & 1)
-    if _reading_memory().intersection(asked):
-        return None
-    outcomes = frozenset(
-        str(outcome).replace("fail-", "vmfail-", 1) for outcome in judgement.permitted
-    )
-    return outcomes, judgement.broken_names
+    unseen = _reading_memory()
+    return tuple(name for name in judgement.broken_names if name not in unseen)
 
 
 def attempt_of(step: SessionStep, state: State, world: World) -> Attempt | None:

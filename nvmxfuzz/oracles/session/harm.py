@@ -13,15 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from nvmxfuzz.arch.controls import Primary, Secondary
-from nvmxfuzz.arch.registers import Cr0
 from nvmxfuzz.inputs.session_steps import VCPUS
 from nvmxfuzz.oracles.restore.offer import Found
 from nvmxfuzz.oracles.session.again import is_stuffed
 from nvmxfuzz.oracles.session.play import Moment, Played
+from nvmxfuzz.oracles.session.roots import has_ept, is_in_no_memory
 from nvmxfuzz.oracles.session.seen import is_invalid
 from nvmxfuzz.oracles.session.state import State
-from nvmxfuzz.oracles.session.witness import MEMORY_END
 
 NOT_MODELLED: Final = "not modelled"
 """How `stopped` begins where a model has come to its end, and not KVM."""
@@ -81,32 +79,12 @@ def _cause(moment: Moment, course: _Course, played: Played) -> str:
         return ", a triple fault with the entry pending"
     if pending and ended and is_invalid(state, played):
         return ", an invalid L2 with the entry pending"
-    if pending and _root(state) >= MEMORY_END:
+    if pending and is_in_no_memory(state):
         return ", an L2 whose page tables are in no memory"
     if state.view.in_smm and state.nested["smm_flags"] & _SMM_GUEST_MODE:
         return ", RSM to another L2" if course.edited else ", in SMM over L2"
     if state.view.in_smm:
         return ", in SMM"
-    if not state.view.in_l2 and not _has_ept(played) and _root(state) >= MEMORY_END:
+    if not state.view.in_l2 and not has_ept(played) and is_in_no_memory(state):
         return ", page tables in no memory without EPT"
     return ", entry of L2 pending" if pending else ""
-
-
-def _has_ept(played: Played) -> bool:
-    """Whether KVM uses EPT in the world of a session."""
-    world = played.case.world
-    return (
-        bool(world.parameter("ept"))
-        and world.profile.caps.secondary_may & Secondary.ENABLE_EPT != 0
-    )
-
-
-def _root(state: State) -> int:
-    """Return where the paging structures of L2 begin that KVM has to read first."""
-    if not state.view.in_l2:
-        return state.sregs["cr3"] if state.sregs["cr0"] & Cr0.PG else 0
-    primary = state.vmcs12.get("cpu_based_vm_exec_control", 0)
-    secondary = state.vmcs12.get("secondary_vm_exec_control", 0)
-    if primary & Primary.ACTIVATE_SECONDARY_CONTROLS and secondary & Secondary.ENABLE_EPT:
-        return state.vmcs12.get("ept_pointer", 0)
-    return state.sregs["cr3"] if state.sregs["cr0"] & Cr0.PG else 0

@@ -62,6 +62,14 @@ KNOWN: Final = (
         "exception is put back (docs/findings/no-memory.md).",
     ),
     KnownBreach(
+        "triple-fault-without-page-tables",
+        "session.triple-fault",
+        r"valid (run|l2-exit .*), page tables in no memory",
+        ("6.1",),
+        "KVM ends an L2 whose page tables begin in no memory by a triple fault, where a processor "
+        "would have a page fault (docs/findings/no-memory.md).",
+    ),
+    KnownBreach(
         "rsm-to-impossible-paging",
         "session.no-warn",
         r"WARN arch/x86/kvm/mmu/mmu\.c(:\d+)?, RSM to another L2",
@@ -138,6 +146,14 @@ KNOWN: Final = (
         _BOTH,
         "A VMfail that only the processor finds gives L1 its registers back from vmcs01, and in a "
         "vCPU that was restored these are not L1's.",
+    ),
+    KnownBreach(
+        "shadow-vmcs-in-smm",
+        "session.nested-state-round-trip",
+        r"L2, smi: vmcs12\.guest_rsp",
+        _BOTH,
+        "In SMM KVM_GET_NESTED_STATE reads RSP of L2 from the shadow VMCS, which is older, but not "
+        "where a restore is yet to be written to it (docs/findings/nested-state-in-smm.md).",
     ),
 )
 """The entries; an oracle is silent about them."""

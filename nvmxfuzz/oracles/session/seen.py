@@ -12,9 +12,10 @@ from nvmxfuzz.inputs.session_steps import STEP_BY_NAME, SessionStep
 from nvmxfuzz.kvm.guest_state_valid import guest_segments_valid
 from nvmxfuzz.machine.outcome import ENTERED
 from nvmxfuzz.oracles.restore.offer import Found
-from nvmxfuzz.oracles.session.entry import entry_outcomes
+from nvmxfuzz.oracles.session.entry import refusing_rules
 from nvmxfuzz.oracles.session.instructions import ENTRY, Doubts, permitted
 from nvmxfuzz.oracles.session.play import Moment, Played
+from nvmxfuzz.oracles.session.roots import is_in_no_memory
 from nvmxfuzz.oracles.session.state import State
 
 _BY_DESIGN: Final = frozenset(
@@ -130,7 +131,9 @@ def triple_fault(played: Played) -> Iterator[Found]:
             site = "entry pending" if pending else "active"
             yield site, f"L2 is invalid, and {moment.step.kind} is {moment.result.outcome!r}"
         elif ended and not invalid and name_of(moment.step) not in _ENDING:
-            yield f"valid {name_of(moment.step)}", "L2 is valid, and ends in a triple fault"
+            nowhere = ", page tables in no memory" if is_in_no_memory(state) else ""
+            site = f"valid {name_of(moment.step)}{nowhere}"
+            yield site, f"L2 is valid, and ends in a triple fault{nowhere}"
 
 
 # ---------------------------------------------------------------------- instructions
@@ -180,7 +183,6 @@ def entry_rejects_invalid(played: Played) -> Iterator[Found]:
             continue
         if ENTRY not in (permitted(moment.step, state, doubts) or ()):
             continue
-        found = entry_outcomes(moment.step, state, played.case.world)
-        if found is not None and str(ENTERED) not in found[0]:
-            rules = ", ".join(found[1])
-            yield found[1][0], f"{moment.step.kind} enters L2, against {rules}"
+        broken = refusing_rules(moment.step, state, played.case.world)
+        if broken:
+            yield broken[0], f"{moment.step.kind} enters L2, against {', '.join(broken)}"
