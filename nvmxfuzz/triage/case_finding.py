@@ -72,4 +72,9 @@ def file_of(found: CaseFinding, *, note: str = "") -> Vector:
 def _target_of(finding: Finding) -> str | None:
     """Return the second witness of a finding, if it is a target."""
     names = all_targets()
-    return next((side for side in finding.targets if side in names), None)
+    sides = [side for side in finding.targets if side in names]
+    # Where the model and KVM differ, it is KVM that the model is held against.
+    return min(sides, key=lambda side: side.startswith(_MODEL), default=None)
+
+
+_MODEL = "kvm-model-"
