@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,6 +92,19 @@ def test_both_at_once_on_kvm_itself() -> None:
     assert harness.run(PLAIN).witness == "kvm-6.12"  # type: ignore[attr-defined] # a Played
     there = replace(PLAIN, world=world_on("skylake-x", "6.1"))
     assert harness.run(there).witness == "kvm-6.1"  # type: ignore[attr-defined] # as above
+
+
+@pytest.mark.skipif(bool(usable("6.12", "coverage")), reason="KVM that counts is not built")
+def test_a_campaign_is_guided_by_what_kvm_executes() -> None:
+    assert with_target(SESSION, "kvm-6.12", isolated=False).counters is None
+    assert with_target(SESSION, "kvm-6.12", isolated=True, covered=True).counters is None
+    for name in ("kvm-6.12", BOTH):
+        harness = with_target(SESSION, name, isolated=False, covered=True)
+        assert harness.counters is not None
+        start, _, number = harness.counters()
+        before = ctypes.string_at(start, number)
+        harness.run(PLAIN)
+        assert ctypes.string_at(start, number) != before
 
 
 def test_a_campaign_keeps_to_worlds_that_are_soon_ready() -> None:
