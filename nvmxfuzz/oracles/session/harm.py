@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from nvmxfuzz.inputs.session_steps import VCPUS
+from nvmxfuzz.inputs.session_steps import VCPUS, SessionStep
 from nvmxfuzz.oracles.restore.offer import Found
 from nvmxfuzz.oracles.session.again import is_stuffed
 from nvmxfuzz.oracles.session.play import Moment, Played
@@ -75,7 +75,7 @@ def _cause(moment: Moment, course: _Course, played: Played) -> str:
     pending = state.view.in_l2 and state.nested["flags"] & _RUN_PENDING
     if course.left_pending and ended:
         return ", L2 was left with its entry pending"
-    if pending and state.events.get("triple_fault_pending", 0):
+    if pending and (state.events.get("triple_fault_pending", 0) or _asks(moment.step)):
         return ", a triple fault with the entry pending"
     if pending and ended and is_invalid(state, played):
         return ", an invalid L2 with the entry pending"
@@ -88,3 +88,8 @@ def _cause(moment: Moment, course: _Course, played: Played) -> str:
     if not state.view.in_l2 and not has_ept(played) and is_in_no_memory(state):
         return ", page tables in no memory without EPT"
     return ", entry of L2 pending" if pending else ""
+
+
+def _asks(step: SessionStep) -> bool:
+    """Whether userspace asks for a triple fault just now."""
+    return step.kind == "set-events" and step.chosen("part") == "triple_fault_pending"

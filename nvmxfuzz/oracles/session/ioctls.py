@@ -46,15 +46,18 @@ _CANONICAL: Final = 1 << 47
 def ioctl_accepts(played: Played) -> Iterator[Found]:
     """No ioctl is refused because of the state of L2 that it leads to."""
     last: Moment | None = None
+    swapped = ""
     for moment in played.moments:
         if moment.result.warnings:
             # A VM that KVM has given up refuses all.
             return
         in_l2 = moment.before.in_l2 and not moment.before.in_smm
         if in_l2 and _is_refused(moment) and must_be_taken(moment, last):
-            site = _site(moment)
+            site = _site(moment) + swapped
             why = moment.result.errno or moment.result.outcome
             yield site, f"{site} is refused with {why} while L2 is active"
+        if moment.before.in_smm and moment.step.kind in ("restore", "set-nested-state"):
+            swapped = ", RSM after another nested state"
         last = moment
 
 

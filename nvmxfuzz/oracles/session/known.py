@@ -102,6 +102,14 @@ KNOWN: Final = (
         "(vmx_is_valid_cr0).",
     ),
     KnownBreach(
+        "rsm-to-unchecked-vmcs12",
+        "session.ioctl-accepts",
+        r"(set-nested-state|restore) [ab], RSM after another nested state",
+        _BOTH,
+        "RSM enters L2 with the VMCS that KVM_SET_NESTED_STATE has brought in SMM, unchecked; "
+        "what is read of it is refused when it is written (docs/findings/rsm-to-freed-l2.md).",
+    ),
+    KnownBreach(
         "cr4-fixed-in-vmx-operation",
         "session.ioctl-accepts",
         "set-sregs cr4 without VMXE",
