@@ -221,3 +221,18 @@ def test_what_a_vm_exit_stores(sessions: KvmSessions, name: str) -> None:
 def test_a_list_that_is_too_long(sessions: KvmSessions) -> None:
     lists = (written("vm_exit_msr_store_count", 513), written("vm_exit_msr_store_addr", 0x18_0000))
     assert_same(sessions, (*READY, *lists, step("vmlaunch"), step("run"), step("run")))
+
+
+# ---------------------------------------------------------------------- what an exit leaves
+
+
+def test_a_late_vmfail_with_tf_is_single_stepped(sessions: KvmSessions) -> None:
+    stepped = step("set-regs", register="rflags", value=0x102)
+    assert_same(sessions, (*READY, stepped, step("vmlaunch"), exit_of_l2("vmfail")))
+
+
+def test_an_l1_in_shutdown_writes_no_shadow_vmcs(sessions: KvmSessions) -> None:
+    fault = step("set-events", part="triple_fault_pending", value=1)
+    left = (*L2, step("run"), fault)
+    assert_same(sessions, (*left, step("prepare", base="guest-32"), step("run")))
+    assert_same(sessions, (*left, written("guest_cr4", 0x77), step("run")))
