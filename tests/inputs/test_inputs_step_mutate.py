@@ -8,7 +8,6 @@ from random import Random
 
 import pytest
 
-from nvmxfuzz.campaign.engines import atheris as atheris_engine
 from nvmxfuzz.campaign.engines import random as random_engine
 from nvmxfuzz.inputs import mutate, world_mutate
 from nvmxfuzz.inputs.case import SessionCase
