@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import os
+import sys
 from collections.abc import Sequence
 
 from nvmxfuzz.campaign.harness import Verdicts
 
 _LIBFUZZER_MODULE = "atheris.core_with_libfuzzer"
+_MUTATOR_MODULES = ("atheris.custom_mutator", "atheris.custom_crossover")
 _FIRST_PC = 1 << 32
 _FUNCTION_ENTRY = 1
 _PC_ENTRY = 16
@@ -65,6 +68,24 @@ def register(counters: int, table: int, number: int) -> None:
     for init, start, size in ((counters_init, counters, 1), (pcs_init, table, _PC_ENTRY)):
         init.restype = None
         init(ctypes.c_void_p(start), ctypes.c_void_p(start + size * number))
+
+
+def load_mutators() -> None:
+    """Load what passes libFuzzer's calls for a mutation on to Python: before any counters.
+
+    libFuzzer looks for them when it is loaded itself, and never again: as weak symbols, for all the
+    process to see. `atheris.Fuzz` would load them too late, and libFuzzer do without them in
+    silence. Whoever calls this is to give `atheris.Setup` both, a mutator and a crossover.
+    """
+    flags = sys.getdlopenflags()
+    sys.setdlopenflags(os.RTLD_GLOBAL | os.RTLD_LAZY)
+    try:
+        for name in _MUTATOR_MODULES:
+            importlib.import_module(name)
+    except (ImportError, OSError) as error:
+        raise FeedbackUnavailableError(str(error)) from error
+    finally:
+        sys.setdlopenflags(flags)
 
 
 class VerdictFeedback:

@@ -35,6 +35,45 @@ atheris.Setup(sys.argv, climb)
 atheris.Fuzz()
 """
 
+MUTATING = """
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from nvmxfuzz.campaign.engines import atheris
+from nvmxfuzz.campaign.last_input import LastInput
+from nvmxfuzz.campaign.plan import harness_file, load_harness
+from nvmxfuzz.campaign.session import Session
+from nvmxfuzz.campaign.settings import Settings
+
+called = set()
+
+def watched(name):
+    make = getattr(atheris, name)
+
+    def made(*arguments):
+        inner = make(*arguments)
+
+        def function(*data):
+            called.add(name)
+            return inner(*data)
+
+        return function
+
+    setattr(atheris, name, made)
+
+def send(event):
+    if len(called) == 2:
+        print(sorted(called), flush=True)
+
+watched("mutator")
+watched("cross_over")
+Path("inputs").mkdir()
+settings = Settings(0, "atheris", 1, 500, None, ".", "last", -1, 0)
+harness = load_harness(harness_file("vm_entry"))
+atheris.run(Session(harness, settings, send, LastInput(Path("last"))))
+"""
+
 
 @dataclass(frozen=True)
 class Said:
@@ -113,3 +152,16 @@ def test_libfuzzer_climbs_by_our_counters(tmp_path: Path) -> None:
         check=False,
     )
     assert "summit" in climb.stdout, climb.stderr
+
+
+def test_libfuzzer_uses_our_mutator_where_it_has_our_counters(tmp_path: Path) -> None:
+    pytest.importorskip("atheris")
+    runs = subprocess.run(
+        [sys.executable, "-c", MUTATING],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+        check=False,
+    )
+    assert "['cross_over', 'mutator']" in runs.stdout, runs.stderr

@@ -18,6 +18,7 @@ from nvmxfuzz.campaign.feedback import (
     Counters,
     FeedbackUnavailableError,
     VerdictFeedback,
+    load_mutators,
     register,
 )
 from nvmxfuzz.campaign.harness import Harness
@@ -108,6 +109,7 @@ def _feedback(harness: Harness, notice: Callable[[str], None]) -> VerdictFeedbac
     points = len(harness.points)
     counters = Counters(VerdictFeedback.FEATURES * points)
     try:
+        load_mutators()
         counters.register()
         if harness.counters is not None:
             register(*harness.counters())
