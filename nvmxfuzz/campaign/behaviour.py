@@ -10,11 +10,12 @@ from nvmxfuzz.campaign.harness import Verdicts
 class Behaviour:
     """The verdicts seen on each point, as masks, and which points were broken alone."""
 
-    __slots__ = ("_all", "broken", "held", "na", "sole", "unknown")
+    __slots__ = ("_all", "_told", "broken", "held", "na", "sole", "unknown")
 
     def __init__(self, points: int) -> None:
         self._all = (1 << points) - 1
         self.na = self.held = self.broken = self.unknown = self.sole = 0
+        self._told = Seen()
 
     def note(self, verdicts: Verdicts) -> bool:
         """Take the verdicts of one run; return True if one of them is new."""
@@ -48,3 +49,9 @@ class Behaviour:
     def seen(self) -> Seen:
         """What was seen, as the worker reports it."""
         return Seen(self.na, self.held, self.broken, self.unknown)
+
+    def news(self) -> Seen:
+        """Return which verdicts were seen since this was asked last."""
+        seen = self.seen
+        new, self._told = seen - self._told, seen
+        return new

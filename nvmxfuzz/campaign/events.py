@@ -9,11 +9,22 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from nvmxfuzz.oracles.finding import Finding
 
-EndReason = Literal["time", "runs", "interrupted", "error"]
+EndReason = Literal["time", "runs", "idle", "seen", "interrupted", "error"]
+"""Why a campaign is over: `idle` is no new behaviour for long, `seen` every rule both ways."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A process was started as a worker, to do job number `job` of the plan with `seed`."""
+
+    worker: int
+    job: int
+    seed: int
+    pid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +43,17 @@ class Seen:
     broken: int = 0
     unknown: int = 0
 
+    def __sub__(self, other: Seen) -> Seen:
+        return Seen(
+            self.na & ~other.na,
+            self.held & ~other.held,
+            self.broken & ~other.broken,
+            self.unknown & ~other.unknown,
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.na | self.held | self.broken | self.unknown)
+
     def __or__(self, other: Seen) -> Seen:
         return Seen(
             self.na | other.na,
@@ -45,13 +67,40 @@ class Seen:
 class Progress:
     """Where a worker stands, since it was started.
 
-    `sightings` counts how often each finding was seen, by identity.
+    `sightings` counts how often each finding was seen, by identity; `known` how often each known
+    difference, by name, among the inputs that were looked at closely. `conditions` are those of
+    KVM that fired for the first time since the last report. `edges` of `all_edges` in KVM's code
+    were executed, where it counts them. Of `rerun` inputs that were run again, `same` came to the
+    same behaviour. `resident` is the memory it occupies, in bytes.
     """
 
     worker: int
     executions: int
     seen: Seen
     sightings: tuple[tuple[str, int], ...]
+    known: tuple[tuple[str, int], ...] = ()
+    conditions: tuple[str, ...] = ()
+    edges: int = 0
+    all_edges: int = 0
+    rerun: int = 0
+    same: int = 0
+    resident: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A worker made an input that is worth keeping: it showed something new to it.
+
+    `parent` is the SHA-256 of the input that it was made from, in hexadecimal, "" if there is none
+    or it is not known. `new` are the verdicts that the worker saw for the first time. `is_fresh`
+    is for the parent to say: whether the corpus did not have the input.
+    """
+
+    worker: int
+    data: bytes
+    parent: str = ""
+    new: Seen = Seen()
+    is_fresh: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +144,11 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class Tick:
+    """Nothing has happened for a moment: time to look after what else there is."""
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The campaign is over."""
 
@@ -103,8 +157,8 @@ class Finished:
     seconds: float
 
 
-WorkerEvent: TypeAlias = Started | Progress | Found | Notice | Ended
-Event: TypeAlias = WorkerEvent | Died | Finished
+WorkerEvent: TypeAlias = Started | Progress | Kept | Found | Notice | Ended
+Event: TypeAlias = WorkerEvent | Placed | Died | Tick | Finished
 
 
 def to_line(event: WorkerEvent) -> bytes:
@@ -134,14 +188,24 @@ def from_line(line: bytes) -> WorkerEvent:
             return Notice(worker, fields["text"])
         case "Found":
             return Found(worker, _finding(fields["finding"]), bytes.fromhex(fields["data"]))
+        case "Kept":
+            data = bytes.fromhex(fields["data"])
+            return Kept(worker, data, fields["parent"], _seen(fields["new"]))
         case "Progress":
-            return Progress(
-                worker,
-                fields["executions"],
-                Seen(**{key: int(mask, 16) for key, mask in fields["seen"].items()}),
-                tuple((identity, count) for identity, count in fields["sightings"]),
-            )
+            return _progress(fields)
     raise ValueError(f"no event is called {fields['event']!r}")
+
+
+def _progress(fields: dict[str, Any]) -> Progress:
+    del fields["event"]
+    for name in ("sightings", "known"):
+        fields[name] = tuple((what, count) for what, count in fields[name])
+    fields["seen"], fields["conditions"] = _seen(fields["seen"]), tuple(fields["conditions"])
+    return Progress(**fields)
+
+
+def _seen(masks: dict[str, str]) -> Seen:
+    return Seen(**{key: int(mask, 16) for key, mask in masks.items()})
 
 
 def _finding(fields: dict[str, object]) -> Finding:

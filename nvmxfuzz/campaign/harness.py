@@ -105,6 +105,12 @@ class Harness:
     """Where a case of steps is played, for an engine that makes them one by one."""
     counters: Callable[[], tuple[int, int, int]] | None = None
     """Where native code counts what it executes: 8-bit counters, their PC table, their number."""
+    again: Callable[[Any], object] | None = None
+    """What another witness makes of a case, run afresh: a part of the behaviour of an input."""
+    known: Callable[[Any, Any], tuple[str, ...]] | None = None
+    """The known differences that a case shows, for which the witness has returned a result."""
+    conditions: Callable[[], frozenset[str]] | None = None
+    """The conditions of KVM that have fired so far."""
 
     def decode(self, data: bytes) -> Case:
         """Return the case that an input is: any bytes are one."""

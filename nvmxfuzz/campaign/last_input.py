@@ -11,13 +11,20 @@ import os
 import struct
 from pathlib import Path
 
-_HEADER = struct.Struct("<QI")
+LAST_INPUT = "last-input"
+"""The name of the file."""
+
+_HEADER = struct.Struct("<QIQ")
+_BEATS = struct.Struct("<Q")
 MAX_INPUT = 1 << 16
 """Longer inputs are cut here; no engine makes one."""
 
 
 class LastInput:
-    """The number of the current input, counted from 1, and its bytes."""
+    """The number of the current input, counted from 1, and its bytes.
+
+    Beats show that it is still moving where one input is run several times.
+    """
 
     def __init__(self, path: Path) -> None:
         """Map the file, making it if need be; OSError if there is no room for it."""
@@ -26,13 +33,25 @@ class LastInput:
             # A file with holes would be SIGBUS to whoever writes into one on a full disk.
             os.posix_fallocate(file.fileno(), 0, size)
             self._map = mmap.mmap(file.fileno(), size)
+        self._beats = 0
 
     def write(self, number: int, data: bytes) -> None:
         """Keep `data` as input `number`."""
         data = data[:MAX_INPUT]
         end = _HEADER.size + len(data)
         self._map[_HEADER.size : end] = data
-        _HEADER.pack_into(self._map, 0, number, len(data))
+        _HEADER.pack_into(self._map, 0, number, len(data), self._beats)
+
+    def beat(self) -> None:
+        """Show that it is moving."""
+        self._beats += 1
+        _BEATS.pack_into(self._map, _HEADER.size - _BEATS.size, self._beats)
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """What changes as long as a worker moves."""
+        number, _, beats = _HEADER.unpack_from(self._map)
+        return number, beats
 
     @property
     def number(self) -> int:
@@ -47,3 +66,15 @@ class LastInput:
     def close(self) -> None:
         """Unmap the file."""
         self._map.close()
+
+
+def read_last_input(path: Path) -> bytes | None:
+    """Return the input in a file that nobody writes any more, None if there is none."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    if len(content) < _HEADER.size:
+        return None
+    number, length, _ = _HEADER.unpack_from(content)
+    return content[_HEADER.size : _HEADER.size + length] if number else None

@@ -49,6 +49,12 @@ def within(size: int, limit: int) -> int:
     return size if limit == resource.RLIM_INFINITY else min(size, limit)
 
 
+def resident() -> int:
+    """Return how many bytes of memory this process occupies."""
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    return pages * resource.getpagesize()
+
+
 def _mapped() -> int:
     """Return how many bytes of addresses this process uses."""
     pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])

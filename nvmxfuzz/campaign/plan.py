@@ -19,28 +19,62 @@ ROOT = Path(__file__).parents[2]
 
 DEFAULT_CASE_SECONDS = 10.0
 DEFAULT_MEMORY = 2 << 30
+DEFAULT_TURN = 300.0
+DEFAULT_RERUNS = 5
 _LONGEST_REASON = 300
 _LIBRARIES = {"atheris": "atheris", "hypothesis": "hypothesis", "random": None}
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """One harness, one engine, one seed, and where to stop; None is no limit.
+class Job:
+    """A part of a campaign: one harness, one engine, perhaps a second witness.
 
-    `case_seconds` is how long one input may take before the worker counts as hung, `memory` the
-    address space of a worker in bytes, beyond what its witnesses take, `seeds` the encoded inputs
-    to begin with, `target` the name of a second witness.
+    `workers` are for this job alone; without, it takes turns with the other jobs that have none,
+    in the ratio of their weights.
     """
 
     file: Path
     engine: EngineName
+    target: str | None = None
+    weight: int = 1
+    workers: int | None = None
+
+    @property
+    def reference(self) -> str:
+        """What a store notes of the harness."""
+        return harness_reference(self.file)
+
+    @property
+    def label(self) -> str:
+        """The job in a few words."""
+        place = f" on {self.target}" if self.target else ""
+        return f"{self.reference}{place} by {self.engine}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The jobs of a campaign, its seed, and where to stop; None is no limit.
+
+    `idle_seconds` is how long there may be no new behaviour, `until_seen` ends the campaign when
+    every rule (or other point) was seen held and broken. `case_seconds` is how long one input may
+    take before the worker counts as hung, `memory` the address space of a worker in bytes, beyond
+    what its witnesses take, `turn_seconds` how long a worker stays with a job if there are more
+    jobs than workers, `reruns` how often a finding is run again. `resumptions` counts how often
+    the campaign was taken up again.
+    """
+
+    jobs: tuple[Job, ...]
     seed: int
+    workers: int = 1
     runs: int | None = None
     seconds: float | None = None
-    seeds: tuple[bytes, ...] = ()
+    idle_seconds: float | None = None
+    until_seen: bool = False
     case_seconds: float = DEFAULT_CASE_SECONDS
     memory: int = DEFAULT_MEMORY
-    target: str | None = None
+    turn_seconds: float = DEFAULT_TURN
+    reruns: int = DEFAULT_RERUNS
+    resumptions: int = 0
 
 
 def harness_names() -> tuple[str, ...]:

@@ -8,13 +8,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from nvmxfuzz.campaign.harness import Harness
+from nvmxfuzz.campaign.known_seen import (
+    known_of_kvm,
+    known_of_loop,
+    known_of_processor,
+    known_of_world,
+)
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.case import CaseKind, MigrationCase, WorldCase
 from nvmxfuzz.machine.profile import DEFAULT_PROFILE, profile_names
 
 if TYPE_CHECKING:
     from nvmxfuzz.oracles.kvm.loop import Loop
-    from nvmxfuzz.oracles.kvm.witness import Kvm
+    from nvmxfuzz.oracles.kvm.witness import Kvm, Once
     from nvmxfuzz.oracles.oracle import Oracle
     from nvmxfuzz.targets.base import Target
 
@@ -29,6 +35,8 @@ def with_target(
     is damaged. No target, and the rules themselves, change nothing. InputError if there is no such
     target, if it is not usable here, or if it does not do what the harness is about.
     """
+    if (known := known_of_world(harness)) is not None:
+        harness = replace(harness, known=known)
     if target is None:
         return harness
     if harness.kind == "capability_config":
@@ -59,7 +67,23 @@ def with_target(
     made = entry.make_isolated() if isolated else entry.make()
     if entry.is_loop:
         return _with_loop(harness, made)
-    return _with_kvm(harness, cast("Kvm", made)) if entry.is_kvm else _with_processor(harness, made)
+    if not entry.is_kvm:
+        return _with_processor(harness, made)
+    once, watched = _watched(harness, cast("Kvm", made))
+    return _with_kvm(watched, once)
+
+
+def unsteered(harness: Harness, target: str | None) -> str:
+    """Return why KVM's own coverage does not steer a campaign that it could; "" if it does."""
+    if target is None or harness.kind != "vm_entry":
+        return ""
+    from nvmxfuzz.targets.kvm_native.build.objects import usable
+    from nvmxfuzz.targets.kvm_native.target import COVERAGE
+    from nvmxfuzz.targets.registry import target_named
+
+    kernel = target_named(target).kernel
+    reason = usable(kernel, COVERAGE) if kernel else ""
+    return f"{target} is not steered by its own coverage: {reason}" if reason else ""
 
 
 def screened(harness: Harness, kvm: Kvm) -> Harness:
@@ -67,7 +91,7 @@ def screened(harness: Harness, kvm: Kvm) -> Harness:
     from nvmxfuzz.campaign.screening import Screening
     from nvmxfuzz.oracles.kvm.witness import Once
 
-    once = Once(kvm)
+    once = kvm if isinstance(kvm, Once) else Once(kvm)
     return replace(_with_kvm(harness, once), due=Screening(once.run).is_due)
 
 
@@ -79,7 +103,10 @@ def _with_coverage(harness: Harness, target: str, *, is_loop: bool) -> Harness |
         loop = loop_with_coverage(target)
         return replace(_with_loop(harness, loop), counters=loop.counters) if loop else None
     kvm = with_coverage(target)
-    return replace(screened(harness, kvm), counters=kvm.counters) if kvm else None
+    if kvm is None:
+        return None
+    once, watched = _watched(harness, kvm)
+    return replace(screened(watched, once), counters=kvm.counters)
 
 
 def compares(target: str | None, kind: CaseKind) -> bool:
@@ -161,7 +188,28 @@ def _with_real_migrations(harness: Harness, target: str) -> Harness:
 def _with_processor(harness: Harness, target: Target) -> Harness:
     from nvmxfuzz.oracles.bochs.agreement import agreement
 
-    return replace(harness, always=(*harness.always, agreement(target.run)))
+    return replace(
+        harness,
+        always=(*harness.always, agreement(target.run)),
+        again=lambda case: target.run(case.attempt),
+        known=known_of_processor(target),
+    )
+
+
+def _watched(harness: Harness, kvm: Kvm) -> tuple[Once, Harness]:
+    """Return a KVM that runs an attempt once, and the harness that tells what it does."""
+    from nvmxfuzz.campaign.noting import Noting
+    from nvmxfuzz.oracles.kvm.witness import Once
+
+    noting = Noting(kvm)
+    once = Once(noting)
+    return once, replace(
+        harness,
+        # What has just run would not run again.
+        again=lambda case: Once(noting).run(case.attempt),
+        known=known_of_kvm(once, harness),
+        conditions=lambda: noting.fired,
+    )
 
 
 def _with_kvm(harness: Harness, kvm: Kvm) -> Harness:
@@ -194,11 +242,14 @@ def _with_model(target: str) -> tuple[Oracle[Any, Any], ...]:
 
 
 def _with_loop(harness: Harness, target: Target) -> Harness:
-    from nvmxfuzz.oracles.kvm.loop import loop_oracles
+    from nvmxfuzz.oracles.kvm.loop import OnceFollowed, loop_oracles
 
-    always, others = loop_oracles(cast("Loop", target))
+    loop = cast("Loop", target)
+    always, others = loop_oracles(loop)
     return replace(
         harness,
+        again=lambda case: OnceFollowed(loop).run(case.attempt),
+        known=known_of_loop(loop, harness),
         always=(*harness.always, *always),
         oracles=(*harness.oracles, *others),
         profiles=_profiles_of(target.name.partition("+")[0]) or harness.profiles,

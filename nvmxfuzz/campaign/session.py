@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
 from time import monotonic
+from typing import Final
+from zlib import crc32
 
 from nvmxfuzz.campaign.behaviour import Behaviour
-from nvmxfuzz.campaign.events import Ended, Found, Notice, Progress, Started, WorkerEvent
+from nvmxfuzz.campaign.closer_look import LOOK_AT, CloserLook
+from nvmxfuzz.campaign.events import Ended, Found, Kept, Notice, Progress, Started, WorkerEvent
 from nvmxfuzz.campaign.feedback import VerdictFeedback
 from nvmxfuzz.campaign.harness import (
     WITNESS_ERRORS,
@@ -16,21 +22,34 @@ from nvmxfuzz.campaign.harness import (
     error_finding,
     is_sampled,
 )
+from nvmxfuzz.campaign.inputs_folder import NAME, InputsFolder
 from nvmxfuzz.campaign.last_input import LastInput
+from nvmxfuzz.campaign.memory import resident
 from nvmxfuzz.campaign.settings import Settings
 from nvmxfuzz.inputs.case import Case
 from nvmxfuzz.oracles.finding import Finding
 
-REPORT_EVERY = 0.25
+REPORT_EVERY: Final = 0.25
 """Seconds between two reports of progress."""
 
 
-MOST_FINDINGS = 1000
+MOST_FINDINGS: Final = 1000
 """So many different findings are kept in mind; a witness that broken needs no more of them."""
+
+_MOST_PARENTS: Final = 2048
+_MOST_LATEST: Final = 4096
+"""Executions that the parents are kept of: more than there are between two reports, or nearly."""
+
+_MOST_LOOKED_AT: Final = 32
+"""Inputs that libFuzzer has kept and that are looked at in one report."""
 
 
 class Session:
-    """Executes inputs for an engine, which calls `execute` until `finished`."""
+    """Executes inputs for an engine, which calls `execute` until `finished`.
+
+    `parents` are inputs that are worth mutating. An engine that knows what it has made an input
+    from says so in `parent` before it executes it.
+    """
 
     def __init__(
         self,
@@ -43,13 +62,19 @@ class Session:
         self.settings = settings
         self.finished = False
         self.feedback: VerdictFeedback | None = None
+        self.parents: list[bytes] = []
+        self.parent = b""
         self._send = send
         self._last_input = last_input
         self._behaviour = Behaviour(len(harness.points))
+        self._look = CloserLook(harness, last_input.beat)
+        self._folder = InputsFolder(Path(settings.folder, NAME))
+        self._latest: deque[tuple[bytes, bytes]] = deque(maxlen=_MOST_LATEST)
         self._sightings: dict[str, int] = {}
         self._executions = 0
         self._started = monotonic()
         self._next_report = self._started + REPORT_EVERY
+        self._most_resident = resident() + settings.growth if settings.growth else 0
         send(Started(settings.worker))
 
     def execute(self, data: bytes) -> None:
@@ -81,6 +106,32 @@ class Session:
         self._count(data)
         self._report((error_finding(error, self.harness.name),), data)
 
+    def execute_all(self) -> None:
+        """Run the harness on the inputs that the campaign begins with."""
+        for data in self._folder.all():
+            if not self.finished:
+                self._take(data)
+
+    def execute_arrivals(self) -> None:
+        """Run the harness on what other workers have kept since."""
+        if self.settings.shared:
+            for data in self._folder.new(_MOST_LOOKED_AT):
+                self._take(data)
+
+    def look_at_kept(self) -> None:
+        """Report what libFuzzer has kept since, and look at it closely."""
+        kept = self._folder.new(_MOST_LOOKED_AT)
+        if not kept:
+            return
+        parents = dict(self._latest)
+        for data in kept:
+            self._send(Kept(self.settings.worker, data, _digest(parents.get(data, b""))))
+            self._last_input.write(self._executions, data)
+            try:
+                self._look.of(self.harness.decode(data))
+            except WITNESS_ERRORS:
+                continue  # it was a finding when it was executed
+
     def notice(self, text: str) -> None:
         """Tell the person at the console something."""
         self._send(Notice(self.settings.worker, text))
@@ -94,18 +145,29 @@ class Session:
         self._report_progress()
         self._send(Ended(self.settings.worker))
 
+    def _take(self, data: bytes) -> None:
+        self.parent = b""
+        self.execute(data)
+        self._add_parent(data)
+
     def _count(self, data: bytes) -> None:
-        self._executions += 1
-        self._last_input.write(self._executions, data)
-        if self._executions == self.settings.runs:
-            self.finished = True
         now = monotonic()
         if now >= self._next_report:
             self._next_report = now + REPORT_EVERY
             self._report_progress()
-            seconds = self.settings.seconds
-            if seconds is not None and now >= self._started + seconds:
-                self.finished = True
+            self._see_to_limits(now)
+        self._executions += 1
+        self._last_input.write(self._executions, data)
+        self._latest.append((data, self.parent))
+        if self._executions == self.settings.runs:
+            self.finished = True
+
+    def _see_to_limits(self, now: float) -> None:
+        seconds = self.settings.seconds
+        is_late = seconds is not None and now >= self._started + seconds
+        # What leaks is given back with the process: another one follows.
+        if is_late or 0 < self._most_resident < resident():
+            self.finished = True
 
     def _judge(self, case: Case, data: bytes) -> None:
         harness = self.harness
@@ -123,11 +185,28 @@ class Session:
         harness = self.harness
         if self.feedback is not None:
             self.feedback.note(verdicts)
-        asks_all = self._behaviour.note(verdicts) or is_sampled(data)
+        is_new = self._behaviour.note(verdicts)
+        asks_all = is_new or is_sampled(data)
         findings = () if asks_all else harness.check_always(case, result)
         if asks_all or self._has_new(findings):
             findings = harness.check(case, result)
         self._report(findings, data)
+        if is_new:
+            self._keep(data)
+        if is_new or (asks_all and crc32(data) & LOOK_AT - 1 == 0):
+            self._look.of(case, verdicts)
+
+    def _keep(self, data: bytes) -> None:
+        """Report an input that shows a verdict for the first time."""
+        new = self._behaviour.news()
+        self._send(Kept(self.settings.worker, data, _digest(self.parent), new))
+        self._add_parent(data)
+
+    def _add_parent(self, data: bytes) -> None:
+        if len(self.parents) < _MOST_PARENTS:
+            self.parents.append(data)
+        else:
+            self.parents[crc32(data) % _MOST_PARENTS] = data
 
     def _has_new(self, findings: tuple[Finding, ...]) -> bool:
         """Whether a finding is one to report; the oracles that cost more may say where it is."""
@@ -148,11 +227,25 @@ class Session:
                     self.notice(f"{MOST_FINDINGS} different findings: further ones are dropped")
 
     def _report_progress(self) -> None:
+        if self.settings.engine == "atheris":
+            self.look_at_kept()
+        edges, all_edges = self._look.edges
         self._send(
             Progress(
                 self.settings.worker,
                 self._executions,
                 self._behaviour.seen,
                 tuple(self._sightings.items()),
+                known=tuple(self._look.known.items()),
+                conditions=self._look.conditions(),
+                edges=edges,
+                all_edges=all_edges,
+                rerun=self._look.rerun,
+                same=self._look.same,
+                resident=resident(),
             )
         )
+
+
+def _digest(data: bytes) -> str:
+    return sha256(data).hexdigest() if data else ""

@@ -25,7 +25,10 @@ class Settings:
     `folder` holds `inputs/` (encoded seeds, and what libFuzzer keeps). `last_input` is the file
     that the current input is kept in, `events` the file descriptor to write events to.
     With `replay`, the worker executes each file of `inputs/` once instead of fuzzing.
-    `target` names a second witness beside the harness' own.
+    `target` names a second witness beside the harness' own. `journal` is a file for what must not
+    be lost with the parent, "" for none. `shared` tells that others put inputs into the folder
+    while the worker runs. With `growth` it ends when it has grown by so many bytes, to be followed
+    by another one; 0 is no limit.
     """
 
     worker: int
@@ -39,6 +42,9 @@ class Settings:
     memory: int
     replay: bool = False
     target: str | None = None
+    journal: str = ""
+    shared: bool = False
+    growth: int = 0
 
     def environment(self) -> dict[str, str]:
         """Return the environment variable that carries the settings."""

@@ -16,8 +16,10 @@ import sys
 from pathlib import Path
 
 from nvmxfuzz.campaign.engines import engine_named
-from nvmxfuzz.campaign.events import WorkerEvent, to_line
+from nvmxfuzz.campaign.events import Found, Kept, WorkerEvent, to_line
 from nvmxfuzz.campaign.harness import Harness
+from nvmxfuzz.campaign.inputs_folder import NAME
+from nvmxfuzz.campaign.journal import Journal
 from nvmxfuzz.campaign.last_input import LastInput
 from nvmxfuzz.campaign.memory import bound_memory
 from nvmxfuzz.campaign.second_witness import with_target
@@ -25,7 +27,6 @@ from nvmxfuzz.campaign.session import Session
 from nvmxfuzz.campaign.settings import Settings, settings_from
 
 _PR_SET_PDEATHSIG = 1
-_INPUTS = "inputs"
 
 
 def main(harness: Harness) -> None:
@@ -43,9 +44,13 @@ def work(harness: Harness, settings: Settings) -> None:
     """Do a worker's part of a campaign, then end the process with status 0."""
     _prepare()
     last_input = LastInput(Path(settings.last_input))
+    journal = Journal(Path(settings.journal)) if settings.journal else None
 
     def send(event: WorkerEvent) -> None:
-        _write(settings.events, to_line(event))
+        line = to_line(event)
+        if journal is not None and isinstance(event, Found | Kept):
+            journal.write(line)
+        _write(settings.events, line)
 
     # In this very process: a worker's death is a finding with its last input.
     steered = settings.engine == "atheris" and not settings.replay
@@ -86,5 +91,5 @@ def _write(events: int, line: bytes) -> None:
 
 
 def _replay(session: Session) -> None:
-    for path in sorted(Path(session.settings.folder, _INPUTS).iterdir()):
+    for path in sorted(Path(session.settings.folder, NAME).iterdir()):
         session.execute(path.read_bytes())

@@ -45,7 +45,7 @@ class WorkerProcess:
         self._log = Path(settings.folder, "log")
         self._ended = self._hung = self._asked = self._abandoned = False
         self._buffer = b""
-        self._number = 0
+        self._position = (0, 0)
         self._moved = self._polled = monotonic()
         self._events, write_end = os.pipe()
         try:
@@ -58,11 +58,19 @@ class WorkerProcess:
         """The process id."""
         return self._process.pid
 
+    def fileno(self) -> int:
+        """The pipe that its events come from, for select()."""
+        return self._events
+
     def poll(self, seconds: float) -> tuple[list[WorkerEvent], bool]:
         """Wait up to `seconds` for events; return them, and whether the process still talks."""
-        ready, _, _ = select.select([self._events], [], [], seconds)
+        ready, _, _ = select.select([self], [], [], seconds)
+        return self.look(is_ready=bool(ready))
+
+    def look(self, *, is_ready: bool) -> tuple[list[WorkerEvent], bool]:
+        """Do the same without waiting: `is_ready` says whether there is something to read."""
         open_ = True
-        if ready:
+        if is_ready:
             data = os.read(self._events, _CHUNK)
             open_ = bool(data)
             self._buffer += data
@@ -110,12 +118,12 @@ class WorkerProcess:
     def _is_hung(self) -> bool:
         """Whether it has been on one input for too long, while somebody was looking."""
         now = monotonic()
-        number = self._last_input.number
+        position = self._last_input.position
         # After a pause of the reader the worker may have waited on a full pipe: start anew.
-        if number != self._number or now - self._polled > 1:
-            self._number, self._moved = number, now
+        if position != self._position or now - self._polled > 1:
+            self._position, self._moved = position, now
         self._polled = now
-        limit = self._case_seconds if number else START_SECONDS
+        limit = self._case_seconds if position[0] else START_SECONDS
         return now - self._moved > limit
 
 

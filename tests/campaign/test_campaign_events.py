@@ -8,6 +8,7 @@ from nvmxfuzz.campaign.events import (
     Ended,
     Finished,
     Found,
+    Kept,
     Notice,
     Progress,
     Seen,
@@ -27,6 +28,8 @@ FINDING = Finding("some.oracle", ("a", "b"), ("cpu", "cpu"), "site", 'says "no"\
     [
         Started(1),
         Progress(2, 10, Seen(1, 2, 1 << 400, 0), (("one", 3), ("two", 4))),
+        Progress(2, 10, Seen(), (), (("a", 1),), ("b in c",), 3, 4, rerun=5, same=4, resident=6),
+        Kept(1, b"\x00", "ab" * 32, Seen(1, 0, 1 << 99)),
         Found(3, FINDING, b"\x00\xff"),
         Notice(4, "one sentence"),
         Ended(5),
@@ -49,8 +52,8 @@ def test_progress_replaces_earlier_progress_of_the_same_worker() -> None:
     tally.take(Progress(0, 10, Seen(held=1), (("one", 1),)))
     tally.take(Progress(0, 25, Seen(held=2), (("one", 3),)))
     assert tally.executions == 25
-    assert tally.sightings == {"one": 3}
-    assert tally.seen == Seen(held=3)
+    assert tally.sightings() == {"one": 3}
+    assert tally.seen() == Seen(held=3)
 
 
 def test_workers_add_up() -> None:
@@ -58,8 +61,8 @@ def test_workers_add_up() -> None:
     tally.take(Progress(0, 10, Seen(held=1), (("one", 1),)))
     tally.take(Progress(1, 5, Seen(broken=1), (("one", 1), ("two", 1))))
     assert tally.executions == 15
-    assert tally.sightings == {"one": 2, "two": 1}
-    assert tally.seen == Seen(held=1, broken=1)
+    assert tally.sightings() == {"one": 2, "two": 1}
+    assert tally.seen() == Seen(held=1, broken=1)
 
 
 def test_what_a_dead_worker_did_is_kept_and_the_next_one_added() -> None:
@@ -68,7 +71,7 @@ def test_what_a_dead_worker_did_is_kept_and_the_next_one_added() -> None:
     tally.take(Died(0, 13, "SIGKILL", "", b""))
     tally.take(Progress(0, 4, Seen(), (("one", 1),)))
     assert tally.executions == 17
-    assert tally.sightings == {"one": 3}
+    assert tally.sightings() == {"one": 3}
     assert tally.deaths == 1
 
 

@@ -1,32 +1,37 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What becomes of a finding: triage in the campaign's own process, whatever it meets."""
+"""What becomes of a finding: stored, looked into beside the campaign, told."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from nvmxfuzz.campaign import desk
 from nvmxfuzz.campaign.behaviour import Behaviour
 from nvmxfuzz.campaign.desk import Desk
-from nvmxfuzz.campaign.events import Event, Found, WorkerEvent
+from nvmxfuzz.campaign.events import Died, Event, Found, WorkerEvent
 from nvmxfuzz.campaign.harness import Harness, is_sampled
 from nvmxfuzz.campaign.last_input import MAX_INPUT, LastInput
 from nvmxfuzz.campaign.plan import ROOT, Plan, load_harness
+from nvmxfuzz.campaign.plan import Job as PlannedJob
+from nvmxfuzz.campaign.second_look import Looked, SecondLook
 from nvmxfuzz.campaign.session import MOST_FINDINGS, Session
 from nvmxfuzz.campaign.settings import Settings
-from nvmxfuzz.campaign.store import open_store
+from nvmxfuzz.campaign.store import Store, StoredFinding, open_store
 from nvmxfuzz.campaign.store.recorder import Recorder
 from nvmxfuzz.campaign.tally import Tally
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.case import Case
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.oracle import Oracle
+from nvmxfuzz.triage.job import Job, Limits, TriageResult
 
-PLAN = Plan(ROOT / "fuzz" / "vm_entry.py", "random", 1)
+PLAN = Plan((PlannedJob(ROOT / "fuzz" / "vm_entry.py", "random"),), 1)
 FINDING = Finding("some.oracle", (), ("cpu", "cpu"), "", "it is so")
+DATA = b"\x01\x00\x03"
+FOUND = Found(0, FINDING, DATA)
 
 
 def always(_case: Case, _run: object) -> Finding | None:
@@ -35,7 +40,9 @@ def always(_case: Case, _run: object) -> Finding | None:
 
 
 def harness(check: Callable[[Case, object], Finding | None] = always) -> Harness:
-    return replace(load_harness(PLAN.file), oracles=(Oracle("some.oracle", "nowhere", check),))
+    return replace(
+        load_harness(PLAN.jobs[0].file), oracles=(Oracle("some.oracle", "nowhere", check),)
+    )
 
 
 @dataclass
@@ -55,75 +62,115 @@ class Notes:
         """Nothing is open."""
 
 
+@dataclass
+class Answer:
+    """A second look that comes to what the test says, at once or never."""
+
+    looked: Looked | None
+    asked: list[Job] = field(default_factory=list)
+    closed: int = 0
+
+    def begin(self, job: Job, _limits: Limits) -> None:
+        """Remember what is asked."""
+        self.asked.append(job)
+
+    def poll(self, _seconds: float = 0.0) -> Looked | None:
+        """Answer once for each question."""
+        return self.looked
+
+    def hurry(self) -> None:
+        """There is nothing to end."""
+
+    def close(self) -> None:
+        """Note that nobody waits any more."""
+        self.closed += 1
+
+
+def result(same: int, text: str = "") -> Looked:
+    """Return what five runs may come to."""
+    return Looked(TriageResult(FINDING.identity, "group", 5, same, case_text=text))
+
+
+def desk_on(store: Store, listener: Notes, look: Answer, subject: Harness) -> Desk:
+    recorder = Recorder(store, PLAN, [subject], 1)
+    return Desk(PLAN, [subject], recorder, listener, Tally(), look=cast("SecondLook", look))
+
+
 def notes(
-    tmp_path: Path, subject: Harness, *, interrupted: bool = False, times: int = 1
-) -> tuple[list[tuple[str, bool, str]], bool | None, str | None]:
+    tmp_path: Path, looked: Looked | None, *, interrupted: bool = False, times: int = 1
+) -> tuple[list[tuple[str, bool, str]], StoredFinding]:
     """Return what is said of a finding, and what the store has on it."""
     listener = Notes()
     with open_store(tmp_path / "store.db") as store:
-        where = Desk(
-            plan=PLAN,
-            harness=subject,
-            recorder=Recorder(store, PLAN, subject, 1),
-            listener=listener,
-            stop=lambda: interrupted,
-            interrupted=lambda: interrupted,
-        )
+        where = desk_on(store, listener, Answer(looked), harness())
         for _ in range(times):
-            where.found_by_oracle(FINDING, b"\x01\x00\x03")
+            where.take_found(0, FOUND)
+        where.finish(lambda: interrupted)
         (stored,) = store.findings()
-    return listener.said, stored.reproduced, stored.minimised_text
+    return listener.said, stored
 
 
 def test_a_finding_is_seen_again_and_minimised(tmp_path: Path) -> None:
-    said, reproduced, text = notes(tmp_path, harness())
-    assert said == [(FINDING.identity, True, "seen again, minimised")]
-    assert reproduced is True
-    assert text is not None
-    assert FINDING.message in text
+    said, stored = notes(tmp_path, result(5, "small"))
+    assert said == [(FINDING.identity, True, "5 of 5 runs show it, minimised")]
+    assert (stored.reproduced, stored.reruns, stored.same) == (True, 5, 5)
+    assert stored.minimised_text == "small"
+    assert FINDING.message in stored.case_text
 
 
-def test_a_finding_that_does_not_come_again_is_flaky_and_kept(tmp_path: Path) -> None:
-    said, reproduced, text = notes(tmp_path, harness(lambda _case, _run: None))
-    assert said == [(FINDING.identity, True, "flaky: a second run did not show it")]
-    assert (reproduced, text) == (False, None)
+def test_a_finding_that_does_not_always_come_again_is_flaky_and_kept(tmp_path: Path) -> None:
+    said, stored = notes(tmp_path, result(2))
+    assert said == [(FINDING.identity, True, "flaky: 2 of 5 runs show it")]
+    assert (stored.reproduced, stored.flaky, stored.minimised_text) == (True, True, None)
 
 
 def test_a_finding_is_told_once_a_campaign(tmp_path: Path) -> None:
-    assert len(notes(tmp_path, harness(), times=3)[0]) == 1
+    assert len(notes(tmp_path, result(5), times=3)[0]) == 1
 
 
 def test_after_ctrl_c_a_finding_is_only_stored(tmp_path: Path) -> None:
-    said, reproduced, _ = notes(tmp_path, harness(), interrupted=True)
+    said, stored = notes(tmp_path, None, interrupted=True)
     assert said == [(FINDING.identity, True, "not run again")]
-    assert reproduced is None
+    assert stored.reproduced is None
 
 
 def test_triage_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desk, "TRIAGE_SECONDS", 1)
-
-    def hang(_case: Case, _run: object) -> None:
-        time.sleep(60)
-
-    said, reproduced, _ = notes(tmp_path, harness(hang))
+    monkeypatch.setattr(desk, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(Desk, "_most", 0.0)
+    said, stored = notes(tmp_path, None)
     assert said == [(FINDING.identity, True, "triage took too long")]
-    assert reproduced is None
+    assert stored.reproduced is None
+
+
+def test_what_an_input_shows_beside_the_death_of_its_worker_is_a_finding(tmp_path: Path) -> None:
+    listener = Notes()
+    survived = replace(result(0), besides=(FINDING,))
+    with open_store(tmp_path / "store.db") as store:
+        where = desk_on(store, listener, Answer(survived), harness())
+        where.take_death(0, Died(0, 7, "SIGKILL", "", DATA))
+        where.finish(lambda: False)
+        assert [each.finding.oracle for each in store.findings()] == ["worker-lives", "some.oracle"]
+    assert [note for *_, note in listener.said] == ["flaky: 0 of 5 runs show it"] * 2
+
+
+def test_what_nobody_has_run_again_is_taken_up_by_the_next_campaign(tmp_path: Path) -> None:
+    notes(tmp_path, None, interrupted=True)
+    listener = Notes()
+    with open_store(tmp_path / "store.db") as store:
+        where = desk_on(store, listener, Answer(result(5)), harness())
+        where.take_up(store)
+        where.finish(lambda: False)
+        assert where.found == [FINDING.identity]
+    assert listener.said == [(FINDING.identity, False, "5 of 5 runs show it")]
 
 
 def test_a_finding_that_cannot_be_stored_is_told(tmp_path: Path) -> None:
-    subject = harness()
     with open_store(tmp_path / "store.db") as store:
-        where = Desk(
-            plan=PLAN,
-            harness=subject,
-            recorder=Recorder(store, PLAN, subject, 1),
-            listener=Notes(),
-            stop=bool,
-            interrupted=bool,
-        )
+        where = desk_on(store, Notes(), Answer(None), harness())
         store._connection.execute("PRAGMA max_page_count = 1")
+        big = Found(0, FINDING, bytes([1, 0, 0, 0, *bytes(20_000)]))
         with pytest.raises(InputError, match=f"full.*not stored is {FINDING.identity}"):
-            where.found_by_oracle(FINDING, bytes([1, 0, 0, 0, *bytes(20_000)]))
+            where.take_found(0, big)
 
 
 def session(tmp_path: Path, subject: Harness, sent: list[WorkerEvent]) -> Session:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nvmxfuzz.campaign.plan import Plan
+from nvmxfuzz.campaign.plan import Job, Plan
 from nvmxfuzz.campaign.runner import run_campaign
 from nvmxfuzz.campaign.scratch import remove_abandoned, scratch_folder
 from nvmxfuzz.errors import InputError
@@ -108,7 +108,7 @@ def test_a_campaign_removes_what_a_killed_one_left(place: Path) -> None:
     process, folder = held()
     end(process)
     age(folder)
-    list(run_campaign(Plan(SOUND, "random", seed=1, runs=5), bool))
+    list(run_campaign(Plan((Job(SOUND, "random"),), seed=1, runs=5), lambda: None))
     assert list(place.iterdir()) == []
 
 

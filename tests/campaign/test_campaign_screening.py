@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from nvmxfuzz.campaign import screening, second_witness
+from nvmxfuzz.campaign.closer_look import CloserLook
 from nvmxfuzz.campaign.events import Found, Progress, WorkerEvent
 from nvmxfuzz.campaign.harness import SAMPLE_OF, Harness, Verdicts
 from nvmxfuzz.campaign.last_input import LastInput
@@ -107,7 +108,8 @@ class Ran:
 
 @pytest.fixture(autouse=True)
 def _without_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do without the built KVM."""
+    """Do without the built KVM, and without the second run of what is new."""
+    monkeypatch.setattr(CloserLook, "of", lambda *_: None)
     monkeypatch.setattr(second_witness, "_with_model", lambda _: ())
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nvmxfuzz.campaign.plan import Plan, load_harness
+from nvmxfuzz.campaign.plan import Job, Plan, load_harness
 from nvmxfuzz.campaign.store import WORKER_LIVES, Store, open_store
 from nvmxfuzz.campaign.store.recorder import Recorder
 from nvmxfuzz.campaign.store.values import Behaviour
@@ -30,9 +30,9 @@ def found(text: bytes, harness: Path = FORGETFUL) -> Finding:
 
 def keep(store: Store, finding: Finding, text: bytes, harness: Path = FORGETFUL) -> str:
     """Store a finding as a campaign of that harness would; return its identity."""
-    plan = Plan(harness, "random", 1)
-    recorder = Recorder(store, plan, load_harness(harness), 1)
-    recorder.keep(finding, b"\1", text.decode())
+    plan = Plan((Job(harness, "random"),), 1)
+    recorder = Recorder(store, plan, [load_harness(harness)], 1)
+    recorder.keep(0, finding, b"\1", text.decode())
     return finding.identity
 
 

@@ -10,19 +10,20 @@ from nvmxfuzz.campaign.events import Notice, Progress, Seen
 from nvmxfuzz.campaign.tally import Tally
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.reports import console
-from nvmxfuzz.reports.console import Console, Summary, Terminal
+from nvmxfuzz.reports.console import Console, Terminal
+from nvmxfuzz.reports.summary import JobSummary, Summary
 
 FINDING = Finding("some.oracle", ("a",), ("cpu", "cpu"), "", "it is [so]")
+SEEN = Seen(na=0b1, held=0b111, broken=0b11)
+JOB = JobSummary("vm_entry by random", "rules", 8, SEEN, 3000)
 SUMMARY = Summary(
+    jobs=(JOB,),
     harness="vm_entry",
     engine="random",
     seed=7,
     reason="time",
     seconds=2.0,
     executions=3000,
-    noun="rules",
-    points=8,
-    seen=Seen(na=0b1, held=0b111, broken=0b11),
     deaths=0,
     findings=(),
     new=0,
@@ -34,9 +35,9 @@ SUMMARY = Summary(
 def shown(*, terminal: bool) -> str:
     """Return what a campaign with a finding and a notice writes."""
     stream = io.StringIO()
-    view = Console(Terminal(file=stream, force_terminal=terminal, width=100), "rules")
+    view = Console(Terminal(file=stream, force_terminal=terminal, width=100), [JOB])
     tally = Tally()
-    for event in (Progress(0, 1234, SUMMARY.seen, ()), Notice(0, "mind the gap")):
+    for event in (Progress(0, 1234, SEEN, ()), Notice(0, "mind the gap")):
         tally.take(event)
         view.take(event, tally)
     view.finding(FINDING, is_new=True, note="seen again")
@@ -51,7 +52,7 @@ def test_status_findings_and_notices_are_shown(
     monkeypatch.setattr(console, "PLAIN_EVERY", 0)
     monkeypatch.setattr(console, "_REFRESH_SECONDS", 0)
     text = shown(terminal=terminal)
-    assert "1,234 runs" in text
+    assert "1,234" in text
     assert "1 n/a, 3 held, 2 broken" in text
     assert "mind the gap" in text
     assert f"finding {FINDING.identity}: it is [so] (seen again)" in text

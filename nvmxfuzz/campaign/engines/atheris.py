@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FunctionType
+from typing import Any
 
 import atheris
 
@@ -22,6 +23,7 @@ from nvmxfuzz.campaign.feedback import (
     register,
 )
 from nvmxfuzz.campaign.harness import Harness
+from nvmxfuzz.campaign.inputs_folder import NAME
 from nvmxfuzz.campaign.session import Session
 from nvmxfuzz.inputs.mutate import cross_over, mutator
 
@@ -48,7 +50,7 @@ def run(session: Session) -> None:
         if session.finished:
             leave(session)
 
-    inputs = Path(session.settings.folder, "inputs")
+    inputs = Path(session.settings.folder, NAME)
     # The campaign bounds time, memory and the time of one input; libFuzzer's limits are off.
     flags = [
         f"-seed={session.settings.seed % (2**32 - 1) + 1}",
@@ -66,11 +68,35 @@ def run(session: Session) -> None:
         "-use_cmp=0",
         "-print_funcs=0",
         "-verbosity=0",
-        "-reload=0",
+        # Each second it looks for what other workers have kept.
+        f"-reload={int(session.settings.shared)}",
         f"-artifact_prefix={session.settings.folder}/",
         str(inputs),
     ]
-    _fuzz(session.harness, [sys.argv[0], *flags], test_one_input)
+    _fuzz(session.harness, [sys.argv[0], *flags], test_one_input, _Lineage(session))
+
+
+class _Lineage:
+    """Tells a session what the next input was made from.
+
+    libFuzzer mutates an input several times over: its parent is what the first of them began with.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._made = b""
+
+    def follow(self, mutate: Callable[..., bytes]) -> Callable[..., bytes]:
+        """Return a mutator or a crossover that is watched."""
+        session = self._session
+
+        def followed(data: bytes, *others: Any) -> bytes:  # noqa: ANN401 - what libFuzzer gives
+            if data != self._made:
+                session.parent = bytes(data)
+            self._made = mutate(data, *others)
+            return self._made
+
+        return followed
 
 
 def fuzz_alone(harness: Harness, arguments: Sequence[str]) -> None:
@@ -90,17 +116,21 @@ def fuzz_alone(harness: Harness, arguments: Sequence[str]) -> None:
     _fuzz(harness, [*arguments[:1], *flags, *arguments[1:]], test_one_input)
 
 
-def _fuzz(harness: Harness, arguments: Sequence[str], target: Callable[[bytes], None]) -> None:
+def _fuzz(
+    harness: Harness,
+    arguments: Sequence[str],
+    target: Callable[[bytes], None],
+    lineage: _Lineage | None = None,
+) -> None:
     def own(data: bytes, size: int) -> bytes:
         # Looked up each time: Fuzz() puts another function in its place.
         return bytes(atheris.Mutate(data, size))
 
-    atheris.Setup(
-        list(arguments),
-        target,
-        custom_mutator=mutator(harness.kind, own, harness.profiles),
-        custom_crossover=cross_over(harness.kind, harness.profiles),
-    )
+    mutate: Callable[..., bytes] = mutator(harness.kind, own, harness.profiles)
+    cross: Callable[..., bytes] = cross_over(harness.kind, harness.profiles)
+    if lineage is not None:
+        mutate, cross = lineage.follow(mutate), lineage.follow(cross)
+    atheris.Setup(list(arguments), target, custom_mutator=mutate, custom_crossover=cross)
     atheris.Fuzz()
 
 

@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import count
+from random import Random
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings, strategies
@@ -22,6 +23,7 @@ from nvmxfuzz.campaign.engines.session_machine import STEP_COUNT, SessionMachine
 from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.campaign.session import Session
 from nvmxfuzz.inputs.case import Case, CaseKind, SessionCase
+from nvmxfuzz.inputs.mutate import mutator
 from nvmxfuzz.inputs.strategies import (
     config_cases,
     entry_cases,
@@ -35,6 +37,9 @@ from nvmxfuzz.oracles.session.play import Played
 
 ROUND = 500
 """Examples a round: Hypothesis remembers all of a round, so that an endless one would grow."""
+MUTATED = 100
+"""Mutations of kept inputs between two rounds: Hypothesis itself has no corpus."""
+MAX_SIZE = 1024
 
 _CASES: Mapping[CaseKind, Callable[[Sequence[str]], SearchStrategy[Any]]] = {
     "vm_entry": entry_cases,
@@ -52,8 +57,17 @@ def run(session: Session) -> None:
 
     _warm_up()
     test = _machine_test(session) if session.harness.stage else _case_test(session)
+    mutate = _mutation(session)
+    session.execute_all()
     with contextlib.suppress(_Over):
         for number in count():
+            session.execute_arrivals()
+            for _ in range(MUTATED if session.parents else 0):
+                if not session.finished:
+                    mutate()
+            if session.finished:
+                return
+            session.parent = b""
             seeded: Callable[[], None] = seed(session.settings.seed << 32 | number)(test)
             seeded()
 
@@ -135,3 +149,19 @@ class _Reports:
         self._session.fail(self._session.harness.encode(case), error)
         if self._session.finished:
             raise _Over
+
+
+def _mutation(session: Session) -> Callable[[], None]:
+    """Return a function that feeds the session a mutation of an input that was kept."""
+    rng = Random(session.settings.seed)
+
+    def random_bytes(_: bytes, size: int) -> bytes:
+        return rng.randbytes(rng.randrange(size))
+
+    mutate = mutator(session.harness.kind, random_bytes, session.harness.profiles)
+
+    def feed() -> None:
+        session.parent = rng.choice(session.parents)
+        session.execute(mutate(session.parent, MAX_SIZE, rng.getrandbits(32)))
+
+    return feed

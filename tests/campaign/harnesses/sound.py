@@ -3,7 +3,8 @@
 """VM entry without an oracle, and what a test asks for in the environment.
 
 TROUBLE=kill|segv|raise|hang|slow|exit|swell does that on inputs with bit 3 of the VPID set,
-"no feedback" hides libFuzzer's way in.
+"no feedback" hides libFuzzer's way in, "marked" raises an error for one TSC offset, "leak" keeps
+memory for good.
 """
 
 import os
@@ -21,11 +22,18 @@ from nvmxfuzz.machine.attempt import Attempt
 
 FUZZ = Path(__file__).parents[3] / "fuzz"
 TROUBLE = os.environ.get("TROUBLE")
+MARK = int.from_bytes(b"marked")
+LEAKED: list[bytes] = []
 
 
 def troubled(attempt: Attempt) -> Judgement:
     """Judge an attempt, with trouble where the test wants it."""
-    if TROUBLE and attempt.vmcs.virtual_processor_id & 8:
+    if TROUBLE == "marked":
+        if attempt.vmcs.tsc_offset == MARK:
+            raise ValueError("the input that nobody makes")
+    elif TROUBLE == "leak":
+        LEAKED.append(b"x" * (1 << 16))
+    elif TROUBLE and attempt.vmcs.virtual_processor_id & 8:
         trouble(TROUBLE)
     return vm_entry(attempt)
 
