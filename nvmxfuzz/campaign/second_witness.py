@@ -75,7 +75,7 @@ def with_target(
 
 def unsteered(harness: Harness, target: str | None) -> str:
     """Return why KVM's own coverage does not steer a campaign that it could; "" if it does."""
-    if target is None or harness.kind != "vm_entry":
+    if target is None or harness.kind not in ("vm_entry", "session"):
         return ""
     from nvmxfuzz.targets.kvm_native.build.objects import usable
     from nvmxfuzz.targets.kvm_native.target import COVERAGE

@@ -48,7 +48,7 @@ class JobSummary:
 
     def line(self) -> str:
         """Return what it has seen, in one line."""
-        kvm = f"; KVM: {self.conditions} conditions{self._edges_text()}" if self.conditions else ""
+        kvm = f"; KVM: {self._kvm_text()}" if self._kvm_text() else ""
         return (
             f"  {self.label}: {self.executions:,} executions; "
             f"{seen_text(self.seen)}, of {self.points} {self.noun}{kvm}"
@@ -57,13 +57,13 @@ class JobSummary:
     def lines(self) -> Iterator[str]:
         """Yield the same in lines of their own."""
         yield f"  {self.noun + ' seen':<13} {seen_text(self.seen)}, of {self.points}"
-        if self.conditions:
-            yield f"  KVM           {self.conditions} conditions fired{self._edges_text()}"
+        if self._kvm_text():
+            yield f"  KVM           {self._kvm_text()}"
 
-    def _edges_text(self) -> str:
-        if not self.all_edges:
-            return ""
-        return f", {edges_text(self.edges, self.all_edges)}"
+    def _kvm_text(self) -> str:
+        fired = f"{self.conditions} conditions fired" if self.conditions else ""
+        edges = edges_text(self.edges, self.all_edges) if self.all_edges else ""
+        return ", ".join(filter(None, (fired, edges)))
 
 
 @dataclass(frozen=True, slots=True)
