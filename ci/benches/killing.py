@@ -69,7 +69,7 @@ class Killing:
         self._begun = False
 
     def run(self) -> Outcome:
-        """Kill as often as is asked for, then let the campaign end by Ctrl-C."""
+        """Kill as often as is asked for, then ask the campaign to end."""
         counts = {"worker": 0, "campaign": 0}
         process = self._start()
         while sum(counts.values()) < self._kills:
@@ -139,7 +139,8 @@ class Killing:
         """Let the workers run what was being executed when the last one was killed, then end."""
         before = self._executions()
         self._wait(lambda: self._executions() > before + 1000, process)
-        process.send_signal(signal.SIGINT)
+        # Ctrl-C may be ignored: a shell has its jobs in the background so.
+        process.terminate()
         process.wait(END_SECONDS)
 
     def _executions(self) -> int:

@@ -151,6 +151,7 @@ def test_the_mutator_of_steps_is_what_the_session_mutator_uses(
 
 def test_all_engines_that_mutate_have_the_same_mutator() -> None:
     pytest.importorskip("atheris")
+    from nvmxfuzz.campaign.engines import atheris as atheris_engine
 
     assert vars(atheris_engine)["mutator"] is mutator
     assert vars(random_engine)["mutator"] is mutator
