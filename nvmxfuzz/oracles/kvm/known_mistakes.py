@@ -136,6 +136,17 @@ MISTAKES: Final = (
         page="activity-state",
     ),
     KvmDifference(
+        "kvm.guest.halted-single-step",
+        "KVM puts no activity state into the merged VMCS: of an L2 that begins halted with an event "
+        "to inject, the processor does not ask BS to be what HLT makes it.",
+        sections.GUEST_NON_REGISTER,
+        where.halted_with_nothing_blocked,
+        unchecked=("guest.pending-debug.bs-set", "guest.pending-debug.bs-clear"),
+        function="nested_check_guest_non_reg_state",
+        later="nobody",
+        page="activity-state",
+    ),
+    KvmDifference(
         "kvm.guest.btf",
         "KVM does not have BTF, and leaves it out of the merged VMCS: with it the processor wants "
         "BS to be what it is without.",

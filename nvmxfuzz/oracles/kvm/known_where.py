@@ -318,6 +318,15 @@ def steps_over_branches_while_blocked(entry: Entry) -> bool:
     )
 
 
+def halted_with_nothing_blocked(entry: Entry) -> bool:
+    """L2 begins halted, and neither STI nor MOV SS blocks: only HLT says what BS must be."""
+    blocking = Interruptibility.BLOCKING_BY_STI | Interruptibility.BLOCKING_BY_MOV_SS
+    return (
+        entry.vmcs.guest_activity_state == Activity.HLT
+        and entry.vmcs.guest_interruptibility_info & blocking == 0
+    )
+
+
 def injects_nmi_with_nmis_blocked(entry: Entry) -> bool:
     """VM entry injects an NMI, NMIs are blocked, and L1 does not use virtual NMIs, but could."""
     return (
