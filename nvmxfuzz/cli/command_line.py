@@ -23,6 +23,7 @@ from nvmxfuzz.cli import (
     fuzz,
     migrate,
     replay,
+    report,
     repro,
     rules,
     show,
@@ -55,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (
         *(fuzz, status, corpus, check, compare, config, migrate, explain),
-        *(replay, findings, repro, bisect, export, show, rules, targets, build, bench),
+        *(replay, findings, repro, bisect, export, report, show, rules, targets, build, bench),
     ):
         command.add_parser(commands)
     return top

@@ -70,7 +70,12 @@ def named(name: str, store: Path) -> Named:
         typed = shlex.quote(name)
         shows = shown_finding(vector) if vector.shown else None
         return Named(path.stem, vector, typed, typed, shows)
-    found = stored_finding(_stored(name, store))
+    return of_stored(_stored(name, store), store)
+
+
+def of_stored(stored: StoredFinding, store: Path) -> Named:
+    """Return a finding of a store; InputError if it has no case."""
+    found = stored_finding(stored)
     identity, kept = found.finding.identity, shlex.quote(typed_path(store))
     again, reference = f"{kept} --finding {identity}", f"{identity} --store {kept}"
     return Named(identity, file_of(found), again, reference, found)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nvmxfuzz.campaign.store import open_store
 from nvmxfuzz.cli.fuzz import DEFAULT_STORE
+from nvmxfuzz.cli.numbers import number
 from nvmxfuzz.machine.outside import printable
 from nvmxfuzz.triage.groups import Group, groups_of
 
@@ -22,7 +23,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="List the findings of a store in groups: of one oracle, with the same rules "
         "at the same place, on whatever kernel and by whatever harness. Each group has its "
         "smallest case, and what became of it: flaky or not, and what a replay with --keep said.",
-        epilog="Exit status: 0 listed, 2 no store.",
+        epilog="Exit status: 0 listed, 1 with --new-since if there is one, 2 no store.",
     )
     command.add_argument(
         "store",
@@ -32,17 +33,29 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="STORE",
         help="default: %(default)s",
     )
+    command.add_argument(
+        "--new-since",
+        type=number,
+        metavar="N",
+        help="only those that a campaign after campaign N was the first to see",
+    )
     command.add_argument("--json", action="store_true", help="one JSON document: a list of groups")
     command.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print every group, the one that was seen most often first."""
+    """Print every group, the one that was seen most often first; return 1 for new ones."""
+    since = 0 if args.new_since is None else args.new_since
     with open_store(args.store, create=False) as store:
-        groups = groups_of(store.findings())
-    if args.json:
+        groups = groups_of(each for each in store.findings() if each.campaign > since)
+    _print(groups, as_json=args.json)
+    return 1 if groups and args.new_since is not None else 0
+
+
+def _print(groups: tuple[Group, ...], *, as_json: bool) -> None:
+    if as_json:
         print(json.dumps([group.to_json() for group in groups]))
-        return 0
+        return
     for group in groups:
         for line in _lines(group):
             print(printable(line))
@@ -50,7 +63,6 @@ def run(args: argparse.Namespace) -> int:
     found = sum(len(group.members) for group in groups)
     flaky = sum(group.is_flaky for group in groups)
     print(f"{found} findings in {len(groups)} groups, {flaky} of them flaky")
-    return 0
 
 
 def _lines(group: Group) -> Iterator[str]:

@@ -58,12 +58,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     """Print the page; return 1 if an oracle fires."""
     found = named(args.finding, args.store)
-    told = _reproduction(found)
+    told = reproduction(found)
     print(json.dumps(to_json(told)) if args.json else to_text(told))
     return 1 if told.seen or told.state not in ("", GONE) else 0
 
 
-def _reproduction(found: Named) -> Reproduction:
+def reproduction(found: Named) -> Reproduction:
+    """Run a finding on everything here; return what is told of it."""
     case = found.case
     state, seen = _seen(found)
     judgement = vm_entry(case.attempt) if isinstance(case, EntryCase) else None

@@ -125,12 +125,16 @@ def _title(case: Case) -> str:
     if not isinstance(case, EntryCase):
         return "What is done"
     attempt = case.attempt
-    guest = _GUESTS.get(case.base)
-    state = f"a valid VMCS {guest}" if guest else "an empty VMCS"
     return (
         f"What L1 does: {attempt.instruction.upper()}, launch state {attempt.launch_state}, on a "
-        f"processor like {printable(case.profile.name)}.\nIt has {state}, but for"
+        f"processor like {printable(case.profile.name)}.\nIt has {vmcs_of(case.base)}, but for"
     )
+
+
+def vmcs_of(base: str) -> str:
+    """Return which VMCS L1 begins with, in words, by the name of the base of a case."""
+    guest = _GUESTS.get(base)
+    return f"a valid VMCS {guest}" if guest else "an empty VMCS"
 
 
 def _rows(rows: Sequence[Row], case: Case) -> Iterator[str]:
@@ -160,7 +164,7 @@ def _sdm(judged: Judgement | None) -> Iterator[str]:
 
 def _sides(sides: Iterable[Side]) -> Iterator[str]:
     for side in sides:
-        lines = _wrapped(f"{_who(side)}: {side.outcome}")
+        lines = _wrapped(f"{who(side)}: {side.outcome}")
         for text in side.said:
             lines += _wrapped(f"  {text}")
         if side.end:
@@ -170,7 +174,8 @@ def _sides(sides: Iterable[Side]) -> Iterator[str]:
         yield "\n".join([*lines, *_wrapped(f"  {side.relation}")])
 
 
-def _who(side: Side) -> str:
+def who(side: Side) -> str:
+    """Return whose doing a side tells, in words."""
     if not side.kernel:
         return side.name
     below = _BELOW.get(side.name.partition("+")[2], "")

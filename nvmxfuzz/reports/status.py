@@ -14,7 +14,7 @@ _LISTED: Final = 12
 """So many lines of a kind are shown; --json has all."""
 
 _MIB: Final = 1 << 20
-_STATES: Final[Mapping[str, str]] = {
+STATES: Final[Mapping[str, str]] = {
     "running": "is running",
     "killed": "was killed",
     "time": "ended, its time was up",
@@ -24,6 +24,7 @@ _STATES: Final[Mapping[str, str]] = {
     "interrupted": "was interrupted",
     "error": "was ended by an error",
 }
+"""The states of a campaign as they end a sentence about it."""
 
 
 def status_text(store: str, standing: Standing) -> str:
@@ -41,7 +42,7 @@ def duration(seconds: float) -> str:
 def _lines(store: str, standing: Standing) -> Iterator[str]:
     campaign = standing.campaign
     times = f", resumed {campaign.resumptions} times" if campaign.resumptions else ""
-    yield f"{store}: campaign {campaign.number} {_STATES[standing.state]}{times}"
+    yield f"{store}: campaign {campaign.number} {STATES[standing.state]}{times}"
     yield _line("time", duration(campaign.seconds))
     yield _line("executions", f"{campaign.executions:,} ({standing.rate:,.0f} a second)")
     yield _line("new behaviour", _when(standing.last_new, campaign.seconds))
