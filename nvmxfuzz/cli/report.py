@@ -8,9 +8,10 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from nvmxfuzz.campaign.store import StoredFinding, open_store
 from nvmxfuzz.cli.finding import Named, of_stored
@@ -21,21 +22,14 @@ from nvmxfuzz.cli.numbers import number
 from nvmxfuzz.cli.repro import reproduction
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.case import EntryCase
-from nvmxfuzz.reports.campaign.as_json import to_json
-from nvmxfuzz.reports.campaign.content import Report
-from nvmxfuzz.reports.campaign.coverage import coverage_of
-from nvmxfuzz.reports.campaign.gather import Sources, Told, gather
-from nvmxfuzz.reports.campaign.html import to_html
-from nvmxfuzz.reports.campaign.junit import to_junit
-from nvmxfuzz.reports.campaign.sarif import to_sarif
 from nvmxfuzz.triage.export.as_c import Style, to_c
 
+if TYPE_CHECKING:
+    from nvmxfuzz.reports.campaign.content import Report
+    from nvmxfuzz.reports.campaign.gather import Told
+
 DEFAULT_PAGES: Final = 20
-_FORMS: Final[Mapping[str, Callable[[Report], str]]] = {
-    "html": to_html,
-    "junit": to_junit,
-    "sarif": to_sarif,
-}
+_FORMS: Final = ("html", "junit", "sarif")
 _STYLES: Final[tuple[Style, ...]] = ("selftest", "kvm-unit-test")
 
 
@@ -95,13 +89,28 @@ def run(args: argparse.Namespace) -> int:
         _demand_writable(path)
     report = _report(args)
     for form, path in files.items():
-        _write(path, _FORMS[form](report))
+        _write(path, _text(form, report))
     if args.json:
+        from nvmxfuzz.reports.campaign.as_json import to_json
+
         print(json.dumps(to_json(report)))
     return 0
 
 
+def _text(form: str, report: Report) -> str:
+    """Return the report in a form."""
+    # Here, as elsewhere in this file, so that no other command waits for the tables of a report.
+    from nvmxfuzz.reports.campaign.html import to_html
+    from nvmxfuzz.reports.campaign.junit import to_junit
+    from nvmxfuzz.reports.campaign.sarif import to_sarif
+
+    return {"html": to_html, "junit": to_junit, "sarif": to_sarif}[form](report)
+
+
 def _report(args: argparse.Namespace) -> Report:
+    from nvmxfuzz.reports.campaign.coverage import coverage_of
+    from nvmxfuzz.reports.campaign.gather import Sources, gather
+
     sources = Sources(
         again=lambda stored: _told(stored, args.store),
         pages=args.pages,
@@ -114,6 +123,8 @@ def _report(args: argparse.Namespace) -> Report:
 
 def _told(stored: StoredFinding, store: Path) -> Told:
     """Run a finding again; what cannot be run has no page, for a reason."""
+    from nvmxfuzz.reports.campaign.gather import Told
+
     try:
         found = of_stored(stored, store)
         return Told(reproduction(found), "", dict(_programs(found)))
@@ -121,16 +132,14 @@ def _told(stored: StoredFinding, store: Path) -> Told:
         return Told(None, str(error), {})
 
 
-def _programs(found: Named) -> list[tuple[str, str]]:
-    """Return the stand-alone reproducers that there are of a VM entry."""
-    programs: list[tuple[str, str]] = []
-    for style in _STYLES if isinstance(found.case, EntryCase) else ():
-        try:
-            programs.append((style, to_c(found.case, style, found.name)))  # type: ignore[arg-type]
-        except InputError:
-            # That style cannot represent it; the TOML case is there in any event.
-            continue
-    return programs
+def _programs(found: Named) -> Iterator[tuple[str, str]]:
+    """Yield the stand-alone reproducers that there are of a VM entry."""
+    if not isinstance(found.case, EntryCase):
+        return
+    for style in _STYLES:
+        # One style may not be able to represent it; the TOML case is there in any event.
+        with suppress(InputError):
+            yield style, to_c(found.case, style, found.name)
 
 
 def _demand_writable(path: Path) -> None:
