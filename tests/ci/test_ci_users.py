@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from nvmxfuzz.campaign.plan_text import read_plan
 from nvmxfuzz.campaign.store import open_store
 from nvmxfuzz.oracles.finding import Finding
 
@@ -125,6 +126,7 @@ def test_the_plan_is_of_the_kernels_that_are_built(folder: Path) -> None:
     ran = step(folder, "fuzz", NVMXFUZZ=str(fake), NVMXFUZZ_PLAN="")
     assert "ran fuzz nvmxfuzz-kept/plan.toml --store nvmxfuzz-kept/store.db --time 60" in ran.stdout
     plan = (folder / "nvmxfuzz-kept" / "plan.toml").read_text()
+    assert read_plan(plan, "plan", folder).plan.turn_seconds == 30
     assert plan.count('kernels = ["6.1","6.12"]') == plan.count("[[job]]") == 5
     fake.write_text("#!/bin/sh\n[ $1 = fuzz ] && echo ran $* || echo '[]'\n")
     ran = step(folder, "fuzz", NVMXFUZZ=str(fake), NVMXFUZZ_PLAN="")
