@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from nvmxfuzz.targets.kvm_native.build.objects import usable
 from nvmxfuzz.targets.kvm_native.line_coverage import FunctionLines, lines_reached
 
 ROOT = Path(__file__).parents[2]
+SESSIONS = ROOT / "corpus" / "seeds" / "session"
 SOURCE = """
 static int first(int a)
 {
@@ -67,20 +69,23 @@ def store(tmp_path: Path) -> Path:
         for text in (VALID, REFUSED):
             data = harness.encode(load_case(text.encode(), "case"))
             made.keep_input("vm_entry", "", data, Provenance("seed"))
+        session = load_case((SESSIONS / "vmptrst.toml").read_bytes(), "session")
+        data = load_harness(ROOT / "fuzz" / "session.py").encode(session)
+        made.keep_input("session", "", data, Provenance("seed"))
         made.keep_input("<b>/../../x.py", "", b"\1", Provenance("seed"))
         made.keep_input("vm_entry", "a name of nobody's", b"\1", Provenance("seed"))
     return path
 
 
 def test_the_corpus_is_what_is_counted(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[tuple[str, ...]] = []
+    ran: list[Mapping[str, tuple[str, ...]]] = []
 
     def reached(
-        kernel: str, cases: tuple[str, ...], seconds: float
+        kernel: str, cases: Mapping[str, tuple[str, ...]], seconds: float
     ) -> tuple[tuple[FunctionLines, ...], int]:
         assert (kernel, seconds) == ("6.12", coverage.SECONDS)
         ran.append(cases)
-        return (FunctionLines("one", (1, 2), (4,)), FunctionLines("two", (), (9,))), len(cases)
+        return (FunctionLines("one", (1, 2), (4,)), FunctionLines("two", (), (9,))), 2
 
     class Object:
         version = "6.12.99"
@@ -92,7 +97,9 @@ def test_the_corpus_is_what_is_counted(store: Path, monkeypatch: pytest.MonkeyPa
     with open_store(store, create=False) as found:
         (told,), note = coverage.coverage_of(found)
     assert (told.version, told.inputs, told.reached, told.lines, note) == ("6.12.99", 2, 2, 4, "")
-    assert "host_cr3 = 0x8000000000041000" in ran[0][1]
+    assert {kind: len(texts) for kind, texts in ran[0].items()} == {"vm_entry": 2, "session": 1}
+    assert "host_cr3 = 0x8000000000041000" in ran[0]["vm_entry"][1]
+    assert 'harness = "session"' in ran[0]["session"][0]
 
 
 def test_what_cannot_be_counted_is_said(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,10 +118,15 @@ def test_what_cannot_be_counted_is_said(store: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.skipif(GCOV is None, reason="no KVM is built with --gcov")
 def test_lines_of_the_real_nested_c() -> None:
     assert GCOV is not None
-    entered, count = lines_reached(GCOV, [VALID], 20.0)
-    refused, _ = lines_reached(GCOV, [REFUSED], 20.0)
+    entered, count = lines_reached(GCOV, {"vm_entry": [VALID]}, 20.0)
+    refused, _ = lines_reached(GCOV, {"vm_entry": [REFUSED], "session": []}, 20.0)
+    session = (SESSIONS / "vmptrst.toml").read_text()
+    played, count_played = lines_reached(GCOV, {"session": [session], "vm_entry": [VALID]}, 20.0)
     both = [{each.name: len(each.reached) for each in found} for found in (entered, refused)]
-    assert count == 1
+    assert (count, count_played) == (1, 2)
+    reached = {each.name: len(each.reached) for each in played}
+    assert reached["handle_vmptrst"] > both[0]["handle_vmptrst"] == 0
+    assert reached["prepare_vmcs02"] >= both[0]["prepare_vmcs02"]
     assert all(found["nested_vmx_run"] > 5 for found in both)
     # What is refused before gets nowhere near vmcs02.
     assert both[0]["prepare_vmcs02"] > both[1]["prepare_vmcs02"]

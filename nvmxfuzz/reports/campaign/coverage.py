@@ -12,23 +12,25 @@ from nvmxfuzz.campaign.plan import ROOT, harness_names, load_harness
 from nvmxfuzz.campaign.second_witness import with_target
 from nvmxfuzz.campaign.store import Store
 from nvmxfuzz.errors import InputError
-from nvmxfuzz.inputs.case import EntryCase
 from nvmxfuzz.inputs.expectation import Vector
 from nvmxfuzz.inputs.text import dump_text
 from nvmxfuzz.reports.campaign.content import Coverage
 from nvmxfuzz.targets.kvm_native.build.objects import built_kernels, find_object, usable
-from nvmxfuzz.targets.kvm_native.line_coverage import lines_reached
+from nvmxfuzz.targets.kvm_native.line_coverage import KINDS, Kind, lines_reached
 from nvmxfuzz.targets.registry import all_targets
 
-MOST_INPUTS: Final = 4000
+MOST_INPUTS: Final = 3000
+"""Of a kind."""
+
 SECONDS: Final = 60.0
 _VARIANT: Final = "gcov"
 
 
 def coverage_of(store: Store) -> tuple[tuple[Coverage, ...], str]:
-    """Return what VM entries of the corpus reach, by kernel, and a sentence about what is missing.
+    """Return what VM entries and sessions of the corpus reach, by kernel.
 
-    It runs them all, which takes `SECONDS` for each kernel at most.
+    Beside that a sentence about what is missing. It runs them all, which takes `SECONDS` for each
+    kernel and kind at most.
     """
     kernels = [kernel for kernel in built_kernels() if not usable(kernel, _VARIANT)]
     if not kernels:
@@ -37,9 +39,11 @@ def coverage_of(store: Store) -> tuple[tuple[Coverage, ...], str]:
     problems: list[str] = []
     for kernel in kernels:
         try:
-            cases = tuple(islice(_cases(store, kernel), MOST_INPUTS))
-            if not cases:
-                problems.append(f"Linux {kernel}: the corpus has no VM entry.")
+            cases = {
+                kind: tuple(islice(_cases(store, kernel, kind), MOST_INPUTS)) for kind in KINDS
+            }
+            if not any(cases.values()):
+                problems.append(f"Linux {kernel}: the corpus has no VM entry and no session.")
                 continue
             functions, run = lines_reached(kernel, cases, SECONDS)
         except InputError as error:
@@ -50,8 +54,8 @@ def coverage_of(store: Store) -> tuple[tuple[Coverage, ...], str]:
     return tuple(found), " ".join(problems)
 
 
-def _cases(store: Store, kernel: str) -> Iterator[str]:
-    """Yield the VM entries of the corpus, those that a campaign ran on this kernel first."""
+def _cases(store: Store, kernel: str, kind: Kind) -> Iterator[str]:
+    """Yield the cases of the corpus of one kind, those first that ran on this kernel."""
     targets = all_targets()
     places = [
         (harness, target)
@@ -61,7 +65,7 @@ def _cases(store: Store, kernel: str) -> Iterator[str]:
     places.sort(key=lambda place: not (place[1] and targets[place[1]].kernel == kernel))
     for name, target in places:
         harness = load_harness(ROOT / "fuzz" / f"{name}.py")
-        if harness.kind == "vm_entry":
+        if harness.kind == kind:
             yield from _texts(store, name, target, harness)
 
 
@@ -72,6 +76,4 @@ def _texts(store: Store, name: str, target: str, harness: Harness) -> Iterator[s
     except InputError:
         return
     for each in store.inputs(name, target):
-        case = reading.decode(each.data)
-        if isinstance(case, EntryCase):
-            yield dump_text(Vector(case))
+        yield dump_text(Vector(reading.decode(each.data)))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 from types import MappingProxyType
@@ -57,7 +57,7 @@ def entries(kernel: str, cases: Sequence[Case]) -> None:
         runs.close()
 
 
-def sessions(kernel: str, cases: Sequence[Case]) -> None:
+def sessions(kernel: str, cases: Iterable[Case]) -> None:
     """Sessions, on this kernel whatever theirs is; behind the last one userspace goes away."""
     witness = KvmSessions(_load(kernel), kernel)
     stage = Stage(witness)
