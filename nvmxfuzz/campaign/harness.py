@@ -3,7 +3,8 @@
 
 Policy on what is checked. The witness judges every input. The oracles cost several judgements
 each, so that a campaign asks them only on inputs that show new behaviour (a rule with a verdict
-not seen before, or broken alone for the first time), on one input in `SAMPLE_OF`, chosen by a
+not seen before, or broken alone for the first time), on one that is `another` though its verdicts
+are not new (`campaign.variety`), on one in `SAMPLE_OF`, chosen by a
 checksum of its bytes: the same run makes the same choice, and on one of which the oracles that are
 always asked have found something new. Where another witness costs less, a
 campaign may ask it first, and the witness of the harness only about what is `due` then
@@ -27,6 +28,7 @@ from nvmxfuzz.inputs.rebase import rebase
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.oracle import Oracle
 from nvmxfuzz.oracles.session.play import Stage
+from nvmxfuzz.targets.kvm_native.errors import IoctlError
 
 SAMPLE_OF = 256
 """Of the inputs without new behaviour, one in so many meets the oracles. A power of two."""
@@ -35,13 +37,16 @@ WITNESS_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
+    IoctlError,
     LookupError,
     MemoryError,
     RuntimeError,
     TypeError,
     ValueError,
 )
-"""What a defect in a witness or an oracle raises: a finding, and no reason to end the campaign."""
+"""What a defect in a witness or an oracle raises: a finding, and no reason to end the campaign.
+
+So does a KVM that refuses what has to be possible, such as to read registers."""
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -99,6 +104,8 @@ class Harness:
     """The profiles that inputs have numbers for, and that a campaign keeps to."""
     due: Callable[[Any, bytes], bool] | None = None
     """Whether a campaign has the witness judge a case and its input; None: each one."""
+    another: Callable[[Any, Verdicts], bool] | None = None
+    """Whether the oracles are to look at a case whose verdicts need not be new; None: they decide."""
     home: Callable[[WorldCase], WorldCase] = itself
     """Brings a case that has worlds to those that a campaign keeps to."""
     stage: Callable[[Any], Stage] | None = None
@@ -127,6 +134,11 @@ class Harness:
         if self.profiles is PROFILES or case.profile.name in self.profiles:
             return case
         return rebase(case, self.profiles)
+
+    def asks_all(self, case: Case, verdicts: Verdicts, data: bytes) -> bool:
+        """Tell whether every oracle looks at a case whose verdicts are not new."""
+        is_another = self.another is not None and self.another(case, verdicts)
+        return is_another or is_sampled(data)
 
     def judge(self, case: Case) -> tuple[object, Verdicts]:
         """Return the run of the witness on a case, and its verdicts."""

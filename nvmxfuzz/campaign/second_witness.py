@@ -14,6 +14,7 @@ from nvmxfuzz.campaign.known_seen import (
     known_of_processor,
     known_of_world,
 )
+from nvmxfuzz.campaign.variety import Variety
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.case import CaseKind, MigrationCase, WorldCase
 from nvmxfuzz.machine.profile import DEFAULT_PROFILE, profile_names
@@ -222,6 +223,7 @@ def _with_kvm(harness: Harness, kvm: Kvm) -> Harness:
         always=(*harness.always, *always),
         oracles=(*harness.oracles, *others),
         profiles=_profiles_of(kvm.name) or harness.profiles,
+        another=Variety().is_new,
     )
 
 
@@ -253,6 +255,7 @@ def _with_loop(harness: Harness, target: Target) -> Harness:
         always=(*harness.always, *always),
         oracles=(*harness.oracles, *others),
         profiles=_profiles_of(target.name.partition("+")[0]) or harness.profiles,
+        another=Variety().is_new,
     )
 
 

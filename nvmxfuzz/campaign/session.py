@@ -15,13 +15,7 @@ from nvmxfuzz.campaign.behaviour import Behaviour
 from nvmxfuzz.campaign.closer_look import LOOK_AT, CloserLook
 from nvmxfuzz.campaign.events import Ended, Found, Kept, Notice, Progress, Started, WorkerEvent
 from nvmxfuzz.campaign.feedback import VerdictFeedback
-from nvmxfuzz.campaign.harness import (
-    WITNESS_ERRORS,
-    Harness,
-    Verdicts,
-    error_finding,
-    is_sampled,
-)
+from nvmxfuzz.campaign.harness import WITNESS_ERRORS, Harness, Verdicts, error_finding
 from nvmxfuzz.campaign.inputs_folder import NAME, InputsFolder
 from nvmxfuzz.campaign.last_input import LastInput
 from nvmxfuzz.campaign.memory import resident
@@ -186,7 +180,7 @@ class Session:
         if self.feedback is not None:
             self.feedback.note(verdicts)
         is_new = self._behaviour.note(verdicts)
-        asks_all = is_new or is_sampled(data)
+        asks_all = is_new or harness.asks_all(case, verdicts, data)
         findings = () if asks_all else harness.check_always(case, result)
         if asks_all or self._has_new(findings):
             findings = harness.check(case, result)

@@ -17,7 +17,7 @@ from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.power.change import Change
 from nvmxfuzz.targets.kvm_native.build.planting import Planted, Way
 
-TABLES: Final = ("model", "kernel")
+TABLES: Final = ("model", "rules", "kernel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +101,11 @@ def _fault(entry: Mapping[str, Any], table: str, number: int, kinds: Sequence[st
         target=entry.get("target"),
         oracles=tuple(entry["oracles"]),
         site=entry["site"],
-        place=_in_model(entry) if table == "model" else _in_kernel(entry, number),
+        place=_in_kernel(entry, number) if table == "kernel" else _in_python(entry),
     )
 
 
-def _in_model(entry: Mapping[str, Any]) -> Change:
+def _in_python(entry: Mapping[str, Any]) -> Change:
     return Change(
         module=entry["module"],
         function=entry["function"],

@@ -15,7 +15,7 @@ from nvmxfuzz.power.hunt import Search, hunt
 from nvmxfuzz.power.variant import all_variants, variant_named
 
 FAULTS = tuple(all_faults().values())
-IN_MODEL = tuple(fault for fault in FAULTS if isinstance(fault.place, Change))
+IN_PYTHON = tuple(fault for fault in FAULTS if isinstance(fault.place, Change))
 CHANGES = tuple(change for variant in all_variants().values() for change in variant.changes)
 
 
@@ -26,10 +26,10 @@ def source_of(module: str) -> str:
     return Path(spec.origin).read_text()
 
 
-@pytest.mark.parametrize("fault", IN_MODEL, ids=lambda fault: fault.name)
-def test_a_fault_of_the_model_has_its_place(fault: Fault) -> None:
+@pytest.mark.parametrize("fault", IN_PYTHON, ids=lambda fault: fault.name)
+def test_a_fault_in_python_has_its_place(fault: Fault) -> None:
     assert isinstance(fault.place, Change)
-    assert fault.place.module.startswith("nvmxfuzz.kvm.")
+    assert fault.place.module.startswith(("nvmxfuzz.kvm.", "nvmxfuzz.cpu."))
     changed(source_of(fault.place.module), fault.place)
 
 
@@ -44,7 +44,8 @@ def test_a_fault_says_who_finds_it(fault: Fault) -> None:
     assert fault.oracles
     assert fault.site
     assert fault.sentence.endswith(".")
-    assert fault.name.startswith("kernel." if fault.is_in_kernel else "model.")
+    table = "kernel." if fault.is_in_kernel else ("model.", "rules.")
+    assert fault.name.startswith(table)
 
 
 def test_the_number_of_a_fault_in_a_kernel_is_its_own() -> None:
