@@ -105,7 +105,7 @@ class Harness:
     due: Callable[[Any, bytes], bool] | None = None
     """Whether a campaign has the witness judge a case and its input; None: each one."""
     another: Callable[[Any, Verdicts], bool] | None = None
-    """Whether the oracles are to look at a case whose verdicts need not be new; None: they decide."""
+    """Whether the oracles look at a case though its verdicts are not new; None: as sampled."""
     home: Callable[[WorldCase], WorldCase] = itself
     """Brings a case that has worlds to those that a campaign keeps to."""
     stage: Callable[[Any], Stage] | None = None
