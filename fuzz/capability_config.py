@@ -17,6 +17,8 @@ HARNESS = Harness(
     points=SITES,
     noun="sites",
     oracles=ORACLES,
+    # They cost less than making a config.
+    sample_of=8,
 )
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ HARNESS = Harness(
     points=RESTORE_SITES,
     noun="sites",
     oracles=CASE_ORACLES,
+    # They cost about as much as a run.
+    sample_of=32,
 )
 
 if __name__ == "__main__":

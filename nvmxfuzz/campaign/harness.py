@@ -4,7 +4,7 @@
 Policy on what is checked. The witness judges every input. The oracles cost several judgements
 each, so that a campaign asks them only on inputs that show new behaviour (a rule with a verdict
 not seen before, or broken alone for the first time), on one that is `another` though its verdicts
-are not new (`campaign.variety`), on one in `SAMPLE_OF`, chosen by a
+are not new (`campaign.variety`), on one in `sample_of`, chosen by a
 checksum of its bytes: the same run makes the same choice, and on one of which the oracles that are
 always asked have found something new. Where another witness costs less, a
 campaign may ask it first, and the witness of the harness only about what is `due` then
@@ -106,6 +106,8 @@ class Harness:
     """Whether a campaign has the witness judge a case and its input; None: each one."""
     another: Callable[[Any, Verdicts], bool] | None = None
     """Whether the oracles look at a case though its verdicts are not new; None: as sampled."""
+    sample_of: int = SAMPLE_OF
+    """Of the inputs without new behaviour, one in so many meets the oracles; see `is_sampled`."""
     home: Callable[[WorldCase], WorldCase] = itself
     """Brings a case that has worlds to those that a campaign keeps to."""
     stage: Callable[[Any], Stage] | None = None
@@ -138,7 +140,7 @@ class Harness:
     def asks_all(self, case: Case, verdicts: Verdicts, data: bytes) -> bool:
         """Tell whether every oracle looks at a case whose verdicts are not new."""
         is_another = self.another is not None and self.another(case, verdicts)
-        return is_another or is_sampled(data)
+        return is_another or is_sampled(data, self.sample_of)
 
     def judge(self, case: Case) -> tuple[object, Verdicts]:
         """Return the run of the witness on a case, and its verdicts."""
@@ -180,9 +182,9 @@ class Harness:
         return self.check(case, result)
 
 
-def is_sampled(data: bytes) -> bool:
-    """Whether the oracles look at an input that shows nothing new."""
-    return crc32(data) & SAMPLE_OF - 1 == 0
+def is_sampled(data: bytes, sample_of: int = SAMPLE_OF) -> bool:
+    """Whether the oracles look at an input that shows nothing new; one in a power of two."""
+    return crc32(data) & sample_of - 1 == 0
 
 
 def error_finding(error: BaseException, harness: str) -> Finding:

@@ -51,6 +51,9 @@ def add_parser(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         help="only faults whose name is like that, as in 'kernel.*'; may be given again",
     )
     command.add_argument(
+        "--every", type=_count, default=1, metavar="N", help="only every Nth of these faults (1)"
+    )
+    command.add_argument(
         "--time", type=_seconds, default=SECONDS, metavar="S", help="of a trial (%(default)s)"
     )
     command.add_argument("--seed", type=_count, default=1, metavar="N", help="the first one (1)")
@@ -67,6 +70,15 @@ def add_parser(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         metavar="FILE",
         help="keep each result there as it comes; those that it has are not measured again",
     )
+    command.add_argument(
+        "--page",
+        type=Path,
+        metavar="FILE",
+        help="write a page on all that --results has, as docs/power.md is one",
+    )
+    command.add_argument(
+        "--load", default="", metavar="TEXT", help="what else the machine did, told on the page"
+    )
     command.add_argument("--list", action="store_true", help="list faults and engines, and end")
     command.add_argument("--json", action="store_true", help="one JSON document")
     command.set_defaults(run=run)
@@ -77,7 +89,9 @@ def run(args: argparse.Namespace) -> int:
     from nvmxfuzz.power.trials import Measurement, measure
     from nvmxfuzz.power.variant import DEFAULT, all_variants, variant_named
 
-    faults = _faults(args.fault)
+    if args.page is not None and args.results is None:
+        raise InputError("a page is made of results that are kept: give --results FILE as well")
+    faults = _faults(args.fault)[:: args.every]
     names = args.engine or [DEFAULT]
     variants = (
         list(all_variants().values())
@@ -98,6 +112,8 @@ def run(args: argparse.Namespace) -> int:
 
     results = measure(measurement, args.results, told)
     _print_results(results, faults, args)
+    if args.page is not None:
+        _write_page(args)
     return 0 if _is_enough(results) else 1
 
 
@@ -118,6 +134,23 @@ def _print_results(
             print(f"\n{variant.name}: {variant.sentence}\n\n{table}")
     for line in power.not_found(results):
         print(line)
+
+
+def _write_page(args: argparse.Namespace) -> None:
+    from nvmxfuzz.power.fault import all_faults
+    from nvmxfuzz.power.trials import read_results
+    from nvmxfuzz.power.variant import all_variants
+    from nvmxfuzz.reports.power_page import page
+
+    results = list(read_results(args.results).values())
+    text = page(results, list(all_faults().values()), list(all_variants().values()), args.load)
+    try:
+        args.page.write_text(text)
+    except OSError as error:
+        raise InputError(
+            f"the page cannot be written to {args.page} ({error.strerror}): name another file with "
+            "--page"
+        ) from error
 
 
 def _faults(patterns: Sequence[str] | None) -> list[Fault]:

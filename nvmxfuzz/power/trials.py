@@ -70,7 +70,7 @@ def measure(
 
     `told` is called with each as soon as it is there.
     """
-    done = {} if file is None else _read(file)
+    done = {} if file is None else read_results(file)
     wanted = list(_searches(measurement))
     results = [done[key] for key, _, _ in wanted if key in done]
     with ThreadPoolExecutor(measurement.jobs) as pool:
@@ -126,7 +126,7 @@ def _append(file: Path, result: Result) -> None:
         ) from error
 
 
-def _read(file: Path) -> Mapping[tuple[str, str, int, float], Result]:
+def read_results(file: Path) -> Mapping[tuple[str, str, int, float], Result]:
     """Return the results that a file has; a last line that was not finished does not count."""
     try:
         text = file.read_text() if file.exists() else ""
