@@ -26,9 +26,9 @@ _HEAD: Final = """# Planted faults, and how soon they are found
 
 A harness that finds nothing may be looking at good code, or not be looking. So {faults} small
 faults of the kinds that hypervisors have had are planted, one at a time: {python} in the model
-of KVM and in the rules, {kernel} in the source of the real KVM when it is built ([how](#how-it-
-is-done)). A campaign's worker runs with each of them until the first *correct* finding: one of
-the right oracle, whose identity names the right place. Any other finding counts as none.
+of KVM and in the rules, {kernel} in the source of the real KVM when it is built
+([how](#how-it-is-done)). A campaign's worker runs with each of them until the first *correct*
+finding: one of the right oracle, whose identity names the right place. Any other counts as none.
 
 The aim: each fault is found within 60 seconds on one core in 19 of 20 trials, and the median
 over the faults is below {seconds:g} seconds. Seconds are those from the first input on: a
@@ -110,9 +110,10 @@ def _totals(results: Sequence[Result], faults: Sequence[Fault]) -> str:
     trials = sorted({each.trials for each in summaries.values()})
     each_one = f"{trials[0]} to {trials[-1]}" if len(trials) > 1 else f"{trials[0]}"
     told = "no end" if math.isinf(middle) else f"{middle:.1f} s"
+    any_trial = sum(each.found > 0 for each in summaries.values())
     return (
         f"{len(groups)} of {len(faults)} faults were looked for, {each_one} trial(s) each: {good} "
-        f"were found in 19 of 20 trials, {sum(each.found > 0 for each in summaries.values())} at all. "
+        f"were found in 19 of 20 trials, {any_trial} at all. "
         f"The median of their medians is {told}; of all {len(results)} trials "
         f"{sum(each.trial.found for each in results)} found their fault.\n"
     )
