@@ -18,7 +18,7 @@ HARNESS = Harness(
     noun="sites",
     oracles=ORACLES,
     # They cost less than making a config.
-    sample_of=8,
+    sample_of=32,
 )
 
 if __name__ == "__main__":

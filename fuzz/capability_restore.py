@@ -17,7 +17,7 @@ HARNESS = Harness(
     noun="sites",
     oracles=CASE_ORACLES,
     # They cost about as much as a run.
-    sample_of=32,
+    sample_of=64,
 )
 
 if __name__ == "__main__":

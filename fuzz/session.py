@@ -23,7 +23,7 @@ HARNESS = Harness(
     noun="sites",
     oracles=OTHERS,
     # They cost about twice as much as a run.
-    sample_of=32,
+    sample_of=64,
     always=ALWAYS,
 )
 

@@ -137,8 +137,8 @@ MISTAKES: Final = (
     ),
     KvmDifference(
         "kvm.guest.halted-single-step",
-        "KVM puts no activity state into the merged VMCS: of an L2 that begins halted with an event "
-        "to inject, the processor does not ask BS to be what HLT makes it.",
+        "KVM puts no activity state into the merged VMCS: of an L2 that begins halted with an "
+        "event to inject, the processor does not ask BS to be what HLT makes it.",
         sections.GUEST_NON_REGISTER,
         where.halted_with_nothing_blocked,
         unchecked=("guest.pending-debug.bs-set", "guest.pending-debug.bs-clear"),
