@@ -18,7 +18,7 @@ HARNESS = Harness(
     noun="sites",
     oracles=ORACLES,
     # They cost less than making a config.
-    sample_of=32,
+    sample_of=16,
 )
 
 if __name__ == "__main__":
