@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "ci" / "users" / "run"
 WORKFLOW = ROOT / "ci" / "github-actions.yml"
 RAISING = ROOT / "tests" / "campaign" / "harnesses" / "sound.py"
-SHORT = ("--runs", "200", "--engine", "random", "--seed", "1")
+SHORT = ("--runs", "100", "--engine", "random", "--seed", "1", "--reruns", "1")
 QUICK = ("--pages", "0", "--no-coverage")
 FOUND = "no-error-"
 
@@ -80,7 +80,10 @@ def test_a_run_fails_for_a_new_finding_and_the_next_one_does_not(folder: Path) -
     again = step(folder, "replay")
     assert again.returncode == 0, again.stderr
     assert "1 still there" in again.stdout
-    assert step(folder, "fuzz", *SHORT).returncode == 0
+    with open_store(folder / "nvmxfuzz-kept" / "store.db") as store:
+        (found,) = store.findings()
+        campaign = store.begin_campaign("", 2, 0)
+        store.add_finding(campaign, found.harness, found.finding, found.data, found.case_text)
     assert step(folder, "verdict").returncode == 0
     assert (folder / "nvmxfuzz-kept" / "reported").read_text() == "2\n"
 

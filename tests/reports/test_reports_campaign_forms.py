@@ -64,7 +64,7 @@ def _result_faults(result: Any, ids: list[str]) -> list[str]:  # noqa: ANN401 - 
         uri = urlsplit(physical["artifactLocation"]["uri"])
         if uri.scheme not in ("", "file") or not uri.path or set(uri.path) & set(' <>"\\'):
             faults.append("uri")
-        if physical.get("region", {"startLine": 1})["startLine"] < 1:
+        if physical["region"]["startLine"] < 1:
             faults.append("startLine")
     return faults
 

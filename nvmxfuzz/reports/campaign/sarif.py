@@ -96,13 +96,11 @@ def _result(page: FindingPage, found: StoredFinding, index: Mapping[str, int]) -
 def _location(found: StoredFinding) -> dict[str, object]:
     place = _IN_KVM.search(found.finding.site[:1000])
     if place is not None:
-        path, line = place[1], max(1, int(place[2]))
-        physical: dict[str, object] = {
-            "artifactLocation": {"uri": _KVM + path},
-            "region": {"startLine": line},
-        }
+        uri, line = _KVM + place[1], max(1, int(place[2]))
     else:
-        physical = {"artifactLocation": {"uri": _harness_uri(found.harness)}}
+        # Code scanning shows no result without a line.
+        uri, line = _harness_uri(found.harness), 1
+    physical = {"artifactLocation": {"uri": uri}, "region": {"startLine": line}}
     site = clipped(found.finding.site, 200)
     logical = {"logicalLocations": [{"fullyQualifiedName": site}]} if site else {}
     return {"physicalLocation": physical, **logical}
