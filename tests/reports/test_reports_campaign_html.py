@@ -11,7 +11,7 @@ import pytest
 
 from nvmxfuzz.campaign.store import open_store
 from nvmxfuzz.cpu.vm_entry import CHAPTER
-from nvmxfuzz.reports.campaign import gather
+from nvmxfuzz.reports.campaign import gather, html
 from nvmxfuzz.reports.campaign.content import Report
 from nvmxfuzz.reports.campaign.html import ranges, to_html
 
@@ -224,6 +224,15 @@ def test_a_long_list_is_cut_with_a_word(tmp_path: Path, monkeypatch: pytest.Monk
     text = to_html(report)
     assert f"{ODD - 20} more are left out" in text
     assert "1 more are listed by" in text
+
+
+def test_without_escaping_it_would_be_no_text(
+    report: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "<img" not in to_html(report)
+    careless = html.environment().overlay(autoescape=False)
+    monkeypatch.setattr(html, "environment", lambda: careless)
+    assert "<img src=x" in to_html(report)
 
 
 def test_ranges() -> None:
