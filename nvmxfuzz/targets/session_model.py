@@ -131,8 +131,9 @@ class ModelSessions:
         """Carry a step out, and tell what it came to; `stopped` where the model knows no more."""
         machine = self._now()
         vmx = machine.vcpus[step.vcpu % VCPUS]
-        # What KVM warned of while somebody read the vCPU is not of this step.
-        vmx.vcpu.warnings.clear()
+        # What KVM warned of while somebody read a vCPU is not of this step.
+        for each in machine.vcpus:
+            each.vcpu.warnings.clear()
         vmx.vcpu.fired.clear()
         try:
             result = STEPS[step.kind](machine, vmx, step)
@@ -194,8 +195,8 @@ class ModelSessions:
         )
 
     def late_warnings(self) -> tuple[str, ...]:
-        """Return nothing: in the model reading changes nothing."""
-        return ()
+        """Return the WARNs since `do` returned: to read events may be to deal with them."""
+        return tuple(name for vmx in self._now().vcpus for name in vmx.vcpu.warnings)
 
     def _now(self) -> SessionMachine:
         if self._machine is None:

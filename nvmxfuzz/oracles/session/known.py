@@ -72,7 +72,7 @@ KNOWN: Final = (
     KnownBreach(
         "rsm-to-impossible-paging",
         "session.no-warn",
-        r"WARN arch/x86/kvm/mmu/mmu\.c(:\d+)?, RSM to another L2",
+        r"WARN (arch/x86/kvm/mmu/mmu\.c(:\d+)?|kvm_calc_cpu_role\.pae), RSM to another L2",
         ("6.12",),
         "RSM enters L2 with a vmcs12 that KVM_SET_NESTED_STATE brought in SMM and nobody checked: "
         "IA-32e mode and a CR4 without PAE, for which KVM's MMU ends the VM.",
@@ -80,7 +80,7 @@ KNOWN: Final = (
     KnownBreach(
         "ept-in-smm",
         "session.no-warn",
-        r"WARN arch/x86/kvm/mmu/mmu\.c(:\d+)?, in SMM",
+        r"WARN (arch/x86/kvm/mmu/mmu\.c(:\d+)?|kvm_calc_shadow_ept_root_page_role\.smm), in SMM",
         _BOTH,
         "KVM_SET_VCPU_EVENTS puts a vCPU with VMXE into SMM, where L1 then has VMX operation, and "
         "EPT for L2 is not meant to be.",
