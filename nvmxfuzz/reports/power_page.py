@@ -113,7 +113,7 @@ def _totals(results: Sequence[Result], faults: Sequence[Fault]) -> str:
     any_trial = sum(each.found > 0 for each in summaries.values())
     return (
         f"{len(groups)} of {len(faults)} faults were looked for, {each_one} trial(s) each: {good} "
-        f"were found in 19 of 20 trials, {any_trial} at all. "
+        f"were found in 95 % of their trials, {any_trial} at all. "
         f"The median of their medians is {told}; of all {len(results)} trials "
         f"{sum(each.trial.found for each in results)} found their fault.\n"
     )
