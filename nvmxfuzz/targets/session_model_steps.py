@@ -22,7 +22,7 @@ from nvmxfuzz.inputs.session_steps import SessionStep
 from nvmxfuzz.kvm.inject_events import process_smi_and_nmi
 from nvmxfuzz.kvm.nested_instructions import SHADOW_FIELDS_RW
 from nvmxfuzz.kvm.segments import Segment
-from nvmxfuzz.kvm.vcpu_events import NotModelledError
+from nvmxfuzz.kvm.vcpu_events import NotModelledError, is_soft
 from nvmxfuzz.kvm.vcpu_ioctls import (
     Sregs,
     kvm_get_regs,
@@ -134,10 +134,16 @@ def _left_l2(vmx: VcpuVmx) -> str:
     return "triple-fault" if reason & _REASON == _TRIPLE_FAULT else f"exit {reason & _REASON}"
 
 
-def _of_instruction(vmx: VcpuVmx, ran: Ran) -> str:
+def _fault(vmx: VcpuVmx) -> str:
+    """Return the exception that userspace sees queued, "" if none: #BP and #OF it never sees."""
     queued = vmx.events.exception
-    if queued.pending or queued.injected:
-        return f"fault {queued.vector}"
+    seen = (queued.pending or queued.injected) and not is_soft(queued.vector)
+    return f"fault {queued.vector}" if seen else ""
+
+
+def _of_instruction(vmx: VcpuVmx, ran: Ran) -> str:
+    if fault := _fault(vmx):
+        return fault
     rip, rflags = vmx.vcpu.rip, vmx.vcpu.rflags
     if rip == ran.last_rip:
         return _left_l2(vmx) if _ends(vmx, "vm_exit_reason") & _ENTRY_FAILURE else "l1"
@@ -391,10 +397,8 @@ def rsm(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:
     was_l2 = vmx.vcpu.guest_mode
     answer = _INTERRUPTED if vmx.emulation_required else l1.UNDEFINED_OPCODE
     result = _end(vmx, was_l2, _run(vmx, guest_exit(answer)))
-    queued = vmx.events.exception
-    if result.errno or was_l2 or not (queued.pending or queued.injected):
-        return result
-    return replace(result, outcome=f"fault {queued.vector}")
+    fault = _fault(vmx)
+    return replace(result, outcome=fault) if fault and not result.errno and not was_l2 else result
 
 
 def smram_write(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepResult:

@@ -498,3 +498,39 @@ def test_an_ioctl_may_be_refused_for_what_it_sets(name: str) -> None:
 def test_outside_l2_an_ioctl_may_be_refused() -> None:
     case = SessionCase(RESTRICTED, (*steps("vmxon"), *TAKEN["regs"]))
     assert "session.ioctl-accepts" not in found(case, refuses_the_last(case))
+
+
+def test_a_vm_that_has_died_refuses_all() -> None:
+    ioctl = session_step("set-msr", msr="IA32_SMBASE")
+    case = in_l2(session_step("smi"), ioctl)
+
+    def dies_of(*kinds: str) -> Fault:
+        def fault(_toy: Toy, step: SessionStep, result: StepResult) -> StepResult:
+            return StepResult(-5) if step.kind in kinds else result
+
+        return fault
+
+    class Dead(Toy):
+        """SMRAM is in no memory: SMM is never entered."""
+
+        def edit(self, vcpu: int, part: str, **values: int) -> None:
+            """Leave out that SMM begins."""
+            if "smi__smm" not in values:
+                super().edit(vcpu, part, **values)
+
+    def refused(*kinds: str) -> bool:
+        played = play(Stage(Dead(dies_of(*kinds))), case)
+        return any(each.startswith("session.ioctl-accepts") for each in breaches(played))
+
+    assert refused("set-msr")
+    assert not refused("smi", "set-msr")
+
+
+def test_an_enlightened_vmcs_has_another_revision() -> None:
+    def fault(_toy: Toy, step: SessionStep, result: StepResult) -> StepResult:
+        return replace(result, outcome="vmfail-invalid") if step.kind == "vmptrld" else result
+
+    plain = SessionCase(RESTRICTED, steps("vmxon", "vmptrld"))
+    written = SessionCase(RESTRICTED, steps("vmxon", "prepare-enlightened", "vmptrld"))
+    assert "session.instruction-errors" in found(plain, fault)
+    assert "session.instruction-errors" not in found(written, fault)

@@ -10,6 +10,7 @@ active, whatever it says.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final, TypeAlias
@@ -56,6 +57,9 @@ def ioctl_accepts(played: Played) -> Iterator[Found]:
             site = _site(moment) + swapped
             why = moment.result.errno or moment.result.outcome
             yield site, f"{site} is refused with {why} while L2 is active"
+        if moment.result.errno == -errno.EIO:
+            # So has one that died without a word: SMRAM is in no memory (enter_smm in 6.12).
+            return
         if moment.before.in_smm and moment.step.kind in ("restore", "set-nested-state"):
             swapped = ", RSM after another nested state"
         last = moment

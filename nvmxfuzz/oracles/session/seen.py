@@ -31,6 +31,8 @@ _ENDING: Final = ("l2-exit triple-fault", "l2-exit vmfail", "l2-other-exit tripl
 _EXITS: Final = ("l2-exit", "l2-other-exit")
 _RUNNING: Final = ("run", *_EXITS)
 _SEGMENTS: Final = ("cs", "ss", "ds", "es", "fs", "gs", "tr", "ldt")
+_WRITING_REGIONS: Final = (*("memory-write", "restore", "set-nested-state", "prepare-enlightened"),)
+"""Steps that may leave another revision identifier in a region."""
 _RUN_PENDING: Final = 2
 _UNRESTRICTED_GUEST_SUPPORTED: Final = 1 << 39
 
@@ -152,7 +154,7 @@ def _executed_by_l1(played: Played) -> Iterator[tuple[Moment, State, Doubts]]:
             doubts_here = replace(doubts, paging=doubts.paging or here != paging)
             yield moment, state, doubts_here
         doubts = Doubts(
-            doubts.revisions or step.kind in ("memory-write", "restore", "set-nested-state"),
+            doubts.revisions or step.kind in _WRITING_REGIONS,
             doubts.cpuid or step.kind == "set-cpuid",
             doubts.paging or step.kind in ("memory-write", "smram-write"),
             doubts.evmcs or step.kind == "enlighten",
