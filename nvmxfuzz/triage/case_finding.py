@@ -43,7 +43,7 @@ def stored_finding(stored: StoredFinding) -> CaseFinding:
         inputs.append(stored.data)
     if not inputs:
         raise InputError(f"{stored.identity} cannot be run again: no input was saved")
-    setting = Setting(stored.harness, _target_of(stored.finding))
+    setting = Setting(stored.harness, stored.target or _target_of(stored.finding))
     return CaseFinding(setting, stored.finding, tuple(inputs))
 
 
@@ -70,7 +70,7 @@ def file_of(found: CaseFinding, *, note: str = "") -> Vector:
 
 
 def _target_of(finding: Finding) -> str | None:
-    """Return the second witness of a finding, if it is a target."""
+    """Return the second witness of a finding, if it is a target: an old store does not say."""
     names = all_targets()
     sides = [side for side in finding.targets if side in names]
     # Where the model and KVM differ, it is KVM that the model is held against.
