@@ -32,7 +32,7 @@ def troubled(attempt: Attempt) -> Judgement:
         if attempt.vmcs.tsc_offset == MARK:
             raise ValueError("the input that nobody makes")
     elif TROUBLE == "leak":
-        LEAKED.append(b"x" * (1 << 16))
+        LEAKED.append(b"x" * (1 << 13))
     elif TROUBLE and attempt.vmcs.virtual_processor_id & 8:
         trouble(TROUBLE)
     return vm_entry(attempt)
