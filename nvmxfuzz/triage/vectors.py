@@ -20,6 +20,7 @@ from nvmxfuzz.kvm.hardware_setup import hardware_setup
 from nvmxfuzz.oracles.config.capability_config import loading_of
 from nvmxfuzz.oracles.migration import cases as migration_cases
 from nvmxfuzz.oracles.restore.case import breaches
+from nvmxfuzz.oracles.session.oracles import BREACHES as SESSION_ORACLES
 from nvmxfuzz.oracles.session.oracles import breaches as session_breaches
 from nvmxfuzz.oracles.session.play import Run
 
@@ -30,11 +31,8 @@ def mismatches(vector: Vector, played: Run | None = None) -> tuple[str, ...]:
     What is expected of a session is looked at where it can be `played`, on its own kernel.
     """
     case, expected = vector.case, vector.expectation
-    if isinstance(case, SessionCase) and isinstance(expected, BreachExpectation) and played:
-        found = played(case)
-        if found.kernel != case.world.kernel:
-            return ()
-        return tuple(_same("a breach", expected.breaches, session_breaches(found)))
+    if isinstance(case, SessionCase) and isinstance(expected, BreachExpectation):
+        return tuple(_of_session(case, expected, played))
     if isinstance(case, EntryCase) and isinstance(expected, Expectation):
         return tuple(_of_judgement(vm_entry(case.attempt), expected))
     if isinstance(case, ConfigCase) and isinstance(expected, ConfigExpectation):
@@ -44,6 +42,18 @@ def mismatches(vector: Vector, played: Run | None = None) -> tuple[str, ...]:
     if isinstance(case, MigrationCase) and isinstance(expected, BreachExpectation):
         return tuple(_same("a breach", expected.breaches, migration_cases.breaches(case)))
     return ()
+
+
+def _of_session(
+    case: SessionCase, expected: BreachExpectation, played: Run | None
+) -> Iterator[str]:
+    for breach in expected.breaches:
+        oracle = breach.partition(":")[0]
+        if oracle not in SESSION_ORACLES:
+            yield f"there is no oracle {oracle}"
+    found = played(case) if played else None
+    if found is not None and found.kernel == case.world.kernel:
+        yield from _same("a breach", expected.breaches, session_breaches(found))
 
 
 def _of_judgement(judgement: Judgement, expected: Expectation) -> Iterator[str]:

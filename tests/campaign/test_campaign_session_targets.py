@@ -132,3 +132,15 @@ def test_vectors_are_held_by_kvm_itself_and_not_by_the_model(
     folder = Path(ROOT, "corpus", "vectors", "session", "session.smm-round-trip")
     assert run(["replay", str(folder), "--target", "kvm-model-6.12"]) == 0
     assert "4 hold" in capsys.readouterr().out
+
+
+def test_a_breach_of_no_oracle_does_not_hold(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header = 'format = 1\nharness = "session"\n'
+    file = tmp_path / "misspelt.toml"
+    file.write_text(
+        f'{header}[[steps]]\ndo = "run"\n[expect]\nbreaches = ["session.orders: run"]\n'
+    )
+    assert run(["replay", str(file)]) == 1
+    assert "there is no oracle session.orders" in capsys.readouterr().out

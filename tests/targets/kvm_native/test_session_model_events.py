@@ -52,6 +52,12 @@ PATHS: Final[dict[str, tuple[SessionStep, ...]]] = {
         step("vmxon", mode="real"),
         step("vmxon"),
     ),
+    "rsm-behind-a-soft-exception": (
+        step("invept", type=3),
+        segment("fs", "selector", 0x25),
+        events("exception.nr", 3),
+        RSM,
+    ),
     "exception-in-real-mode": (
         INIT,
         segment("cs", "base", 0xF0000),
