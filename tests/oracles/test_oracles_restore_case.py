@@ -19,7 +19,7 @@ from nvmxfuzz.campaign.restore_sites import CHECKS, RESTORE_SITES, CheckedModel
 from nvmxfuzz.campaign.second_witness import with_target
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs import steps as told
-from nvmxfuzz.inputs.case import RestoreCase
+from nvmxfuzz.inputs.case import Case, RestoreCase
 from nvmxfuzz.inputs.load import load_case
 from nvmxfuzz.inputs.mutate import mutator
 from nvmxfuzz.inputs.random_steps import RESTORABLE
@@ -44,8 +44,7 @@ from nvmxfuzz.oracles.restore.witness import (
     Wrmsr,
 )
 from nvmxfuzz.oracles.restore.worlds import NEEDED, msr_world
-from nvmxfuzz.triage.minimise import Budget
-from nvmxfuzz.triage.reproduce import triage
+from nvmxfuzz.triage.minimise import Budget, minimise
 
 HARNESS: Final = load_harness(harness_file("capability_restore"))
 SEEDS: Final = Path(__file__).parents[2] / "corpus" / "seeds" / "capability_restore"
@@ -317,12 +316,15 @@ def test_mutation_finds_a_planted_fault_and_minimising_leaves_its_core() -> None
         for found in harness.examine(case)
         if found.oracle == "restore.never-widens"
     )
-    triaged = triage(harness.examine, case, finding.identity, Budget(seconds=30))
-    smallest = triaged.smallest
+
+    def shows(smaller: Case) -> bool:
+        return finding.identity in {found.identity for found in harness.examine(smaller)}
+
+    smallest = minimise(case, shows, Budget(seconds=30))
     assert isinstance(smallest, RestoreCase)
     assert len(smallest.steps) <= 2
     assert smallest.world.parameters == ()
-    assert finding.identity in {found.identity for found in harness.examine(smallest)}
+    assert shows(smallest)
 
 
 def test_an_error_in_the_witness_is_a_finding() -> None:

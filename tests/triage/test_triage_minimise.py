@@ -8,13 +8,11 @@ import pytest
 
 from nvmxfuzz.arch.fields import FIELDS
 from nvmxfuzz.inputs.bases import base
-from nvmxfuzz.inputs.case import Case, ConfigCase, EntryCase, SlotCase
+from nvmxfuzz.inputs.case import ConfigCase, EntryCase, SlotCase
 from nvmxfuzz.inputs.difference import Edit, apply, differences, origin
 from nvmxfuzz.inputs.memory_edit import MemoryEdit
 from nvmxfuzz.machine.profile import load_profile
-from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.triage.minimise import Budget, minimise
-from nvmxfuzz.triage.reproduce import triage
 
 
 def entry(profile: str = "skylake-x", name: str = "guest-64") -> EntryCase:
@@ -162,19 +160,3 @@ def test_minimising_is_deterministic() -> None:
     )
     assert first == second
     assert len(differences(first)) == 4
-
-
-def test_triage_runs_a_finding_again_before_it_makes_it_small() -> None:
-    finding = Finding("some.oracle", (), ("cpu", "cpu"), "", "")
-    case = scrambled(Random(5), 10)
-
-    def examine(candidate: Case) -> tuple[Finding, ...]:
-        assert isinstance(candidate, EntryCase)
-        return (finding,) if len(differences(candidate)) >= 2 else ()
-
-    triaged = triage(examine, case, finding.identity, Budget())
-    assert triaged.reproduced
-    assert isinstance(triaged.smallest, EntryCase)
-    assert len(differences(triaged.smallest)) == 2
-    flaky = triage(lambda _: (), case, finding.identity, Budget())
-    assert (flaky.reproduced, flaky.smallest) == (False, None)
