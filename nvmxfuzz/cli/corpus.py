@@ -189,6 +189,10 @@ def _merge(args: argparse.Namespace) -> int:
 
 def _prune(args: argparse.Namespace) -> int:
     harnesses = Harnesses.naming(args.harness)
+    if (
+        not args.store.exists()
+    ):  # Whoever mistypes a name is not to get an empty store of that name.
+        raise InputError(f"there is no store {args.store}: nvmxfuzz fuzz makes one")
     with open_store(args.store, create=not args.dry_run) as store:
         if not args.dry_run:
             store.claim()

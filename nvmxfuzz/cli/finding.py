@@ -69,7 +69,7 @@ def named(name: str, store: Path) -> Named:
         vector = load_vector(read_file(path), name)
         typed = shlex.quote(name)
         shows = shown_finding(vector) if vector.shown else None
-        return Named(path.stem, vector, typed, typed, shows)
+        return Named(shows.finding.identity if shows else path.stem, vector, typed, typed, shows)
     return of_stored(_stored(name, store), store)
 
 

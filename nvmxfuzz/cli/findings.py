@@ -47,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     """Print every group, the one that was seen most often first; return 1 for new ones."""
     since = 0 if args.new_since is None else args.new_since
     with open_store(args.store, create=False) as store:
+        if since:
+            store.campaign(since)  # One that the store does not have would hide all there is.
         groups = groups_of(each for each in store.findings() if each.campaign > since)
     _print(groups, as_json=args.json)
     return 1 if groups and args.new_since is not None else 0

@@ -387,6 +387,13 @@ def test_a_store_in_use_is_not_rearranged(run: Run, path: Path, cases: Path) -> 
         holder.stdout.close()
 
 
+def test_no_store_is_made_to_be_pruned(run: Run, tmp_path: Path) -> None:
+    for options in ((), ("--dry-run",)):
+        status, out, err = run("corpus", "prune", tmp_path / "mistyped.db", *options)
+        assert (status, out, "there is no store" in err) == (2, "", True)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("action", ["prune", "export", "import", "merge"])
 def test_what_is_no_store_is_a_sentence(run: Run, action: str, cases: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.txt"

@@ -78,6 +78,9 @@ def test_new_findings_are_told_by_the_exit_status(run: Run, path: Path) -> None:
     )
     status, out, _ = run("findings", path)
     assert (status, OLD.identity in out) == (0, True)
+    for words in (("findings", path), ("report", path, "--json", "--no-coverage")):
+        status, out, err = run(*words, "--new-since", 99)
+        assert (status, out, "has no campaign 99" in err) == (2, "", True)
     status, out, _ = run("findings", path, "--new-since", 1, "--json")
     assert (status, len(json.loads(out))) == (1, 2)
 

@@ -108,7 +108,7 @@ class Findings(Database):
         names = list(dict.fromkeys(each.identity for each in stored))
         if not stored:
             raise InputError(
-                f"{self.path} has no finding {identity[:80]!r}: nvmxfuzz replay {self.path} "
+                f"{self.path} has no finding {identity[:80]!r}: nvmxfuzz findings {self.path} "
                 "lists those it has"
             )
         if len(names) > 1:

@@ -77,6 +77,8 @@ def gather(
     with store.at_once():
         stands = standing(store, number)
         after = stands.campaign.number - 1 if since is None else since
+        if since:
+            store.campaign(since)  # One that the store does not have would hide all there is.
         found = store.findings()
         seen = _seen(store)
         samples = store.samples(stands.campaign.number)
