@@ -146,3 +146,16 @@ def test_random_sessions_never_break_the_model(kernel: str) -> None:
     assert all(
         compare_session(random_session(source), one, other).finding is None for _ in range(15)
     )
+
+
+def test_the_model_tells_what_it_warns_of_while_it_is_read() -> None:
+    """An INIT behind an RSM that has failed: KVM leaves L2 with its entry pending."""
+    witness = ModelSessions("6.1")
+    witness.load(world_on("skylake-x", "6.1"))
+    edit = step("smram-write", field="dr7", flip=1 << 45)
+    for each in (*START, step("smi"), edit, step("init"), step("rsm")):
+        assert witness.do(each).warnings == ()
+        witness.read(0)
+    assert witness.late_warnings() == ("nested_vmx_vmexit.nested_run_pending",)
+    witness.do(step("run"))
+    assert "nested_vmx_vmexit.nested_run_pending" not in witness.late_warnings()
