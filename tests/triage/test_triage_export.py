@@ -233,6 +233,7 @@ def test_text_from_outside_ends_no_comment() -> None:
         text = to_c(vector.case, style, "*/ name\n")
         assert "*/ int" not in text
         assert "*/ name" not in text
+        assert "/* '" not in text  # gcc -Wcomment warns of it
     compile(to_pytest(vector, '"""; x', None), "test", "exec")
 
 

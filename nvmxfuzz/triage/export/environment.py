@@ -24,7 +24,9 @@ def environment() -> jinja2.Environment:
 
 def one_line(text: str) -> str:
     """Return a text that ends no comment of C, and no docstring of Python."""
-    return " ".join(text.replace("*/", "* /").replace('"', "'").replace("\\", "/").split())
+    return " ".join(
+        text.replace("*/", "* /").replace("/*", "/ *").replace('"', "'").replace("\\", "/").split()
+    )
 
 
 def symbol(name: str) -> str:
