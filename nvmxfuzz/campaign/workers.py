@@ -16,6 +16,7 @@ from nvmxfuzz.campaign.events import Ended, WorkerEvent, from_line
 from nvmxfuzz.campaign.last_input import LastInput
 from nvmxfuzz.campaign.plan import ROOT
 from nvmxfuzz.campaign.settings import Settings
+from nvmxfuzz.triage.deaths import reason_of
 
 _CHUNK = 1 << 16
 _TAIL = 8000
@@ -89,7 +90,7 @@ class WorkerProcess:
         was_told = self._abandoned or (self._asked and status == -signal.SIGTERM)
         if self._ended or (was_told and not self._hung):
             return None
-        reason = "hang" if self._hung else _reason(status)
+        reason = "hang" if self._hung else reason_of(status)
         return Death(reason, _last_words(self._log), self._last_input.read())
 
     @property
@@ -142,15 +143,6 @@ def _spawn(file: Path, settings: Settings, log: Path) -> subprocess.Popen[bytes]
             # Ctrl-C reaches the whole group of the terminal; the runner alone decides on it.
             start_new_session=True,
         )
-
-
-def _reason(status: int) -> str:
-    if status >= 0:
-        return f"exit {status}"
-    try:
-        return signal.Signals(-status).name
-    except ValueError:
-        return f"signal {-status}"
 
 
 def _last_words(log: Path) -> str:
