@@ -28,7 +28,11 @@ class CloserLook:
         """`beat` is called before each run: several of them may take long for one input."""
         self._harness = harness
         self._beat = beat
-        self._coverage = NativeCoverage(harness.counters) if harness.counters is not None else None
+        self._coverage = (
+            NativeCoverage(harness.counters, harness.nested_counters)
+            if harness.counters is not None
+            else None
+        )
         self._fired: frozenset[str] = frozenset()
         self.known: Counter[str] = Counter()
         self.rerun = 0
@@ -36,8 +40,8 @@ class CloserLook:
 
     @property
     def edges(self) -> tuple[int, int]:
-        """Return how many edges of native code were executed, and how many there are."""
-        return (self._coverage.edges, self._coverage.total) if self._coverage else (0, 0)
+        """Return how many edges of nested.c were executed, and how many there are."""
+        return (self._coverage.edges, len(self._coverage.part)) if self._coverage else (0, 0)
 
     def of(self, case: Case, verdicts: Verdicts | None = None) -> None:
         """Run a case again, after a first run with those verdicts, or twice.

@@ -114,6 +114,8 @@ class Harness:
     """Where a case of steps is played, for an engine that makes them one by one."""
     counters: Callable[[], tuple[int, int, int]] | None = None
     """Where native code counts what it executes: 8-bit counters, their PC table, their number."""
+    nested_counters: Callable[[], range] = lambda: range(0)
+    """Which of these are of nested.c, whose coverage is told."""
     again: Callable[[Any], object] | None = None
     """What another witness makes of a case, run afresh: a part of the behaviour of an input."""
     known: Callable[[Any, Any], tuple[str, ...]] | None = None

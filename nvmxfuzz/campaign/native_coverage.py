@@ -9,11 +9,14 @@ from contextlib import contextmanager
 
 
 class NativeCoverage:
-    """The edges that were seen executed. Nothing is read between inputs but what is asked for."""
+    """The edges of a part that were seen executed. Nothing is read but what is asked for."""
 
-    def __init__(self, counters: Callable[[], tuple[int, int, int]]) -> None:
-        """`counters` is `Harness.counters`."""
+    def __init__(
+        self, counters: Callable[[], tuple[int, int, int]], part: Callable[[], range]
+    ) -> None:
+        """`counters` is `Harness.counters`, `part` says which of them count as edges."""
         start, _, self.total = counters()
+        self.part = part()
         cells = (ctypes.c_uint8 * self.total).from_address(start) if self.total else bytearray()
         self._cells = memoryview(cells).cast("B")
         self._seen = 0
@@ -47,5 +50,5 @@ class NativeCoverage:
         seen = self._seen | int.from_bytes(counts, "little")
         if seen != self._seen:
             self._seen = seen
-            cells = seen.to_bytes(self.total, "little")
-            self.edges = self.total - cells.count(0)
+            cells = seen.to_bytes(self.total, "little")[self.part.start : self.part.stop]
+            self.edges = len(cells) - cells.count(0)

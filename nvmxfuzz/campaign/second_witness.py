@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from nvmxfuzz.oracles.kvm.witness import Kvm, Once
     from nvmxfuzz.oracles.oracle import Oracle
     from nvmxfuzz.targets.base import Target
+    from nvmxfuzz.targets.kvm_native.loop import KvmLoop
+    from nvmxfuzz.targets.kvm_native.target import KvmTarget
 
 
 def with_target(
@@ -102,12 +104,16 @@ def _with_coverage(harness: Harness, target: str, *, is_loop: bool) -> Harness |
 
     if is_loop:
         loop = loop_with_coverage(target)
-        return replace(_with_loop(harness, loop), counters=loop.counters) if loop else None
+        return _counting(_with_loop(harness, loop), loop) if loop else None
     kvm = with_coverage(target)
     if kvm is None:
         return None
     once, watched = _watched(harness, kvm)
-    return replace(screened(watched, once), counters=kvm.counters)
+    return _counting(screened(watched, once), kvm)
+
+
+def _counting(harness: Harness, counts: KvmTarget | KvmLoop) -> Harness:
+    return replace(harness, counters=counts.counters, nested_counters=counts.nested_counters)
 
 
 def compares(target: str | None, kind: CaseKind) -> bool:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Final
@@ -67,15 +66,15 @@ def on_sessions(harness: Harness, target: str, *, covered: bool) -> Harness:
         elsewhere = Elsewhere(stages)
         always += tuple(map(elsewhere.asked, harness.always))
         others += tuple(map(elsewhere.asked, others))
-    return replace(
+    played = replace(
         harness,
         run=run,
         stage=stage_of,
         always=always,
         oracles=others,
         home=partial(in_campaign, kernels),
-        counters=_counters(stages[counting]) if counting else None,
     )
+    return played if counting is None else _with_counters(played, stages[counting])
 
 
 def _refuse(target: str, harness: str) -> None:
@@ -111,12 +110,18 @@ def _counting(kernels: tuple[str, ...]) -> str | None:
     return next(filter(has_coverage, kernels), None)
 
 
-def _counters(stage: Stage) -> Callable[[], tuple[int, int, int]]:
+def _with_counters(harness: Harness, stage: Stage) -> Harness:
+    from nvmxfuzz.targets.kvm_native.nested_counters import nested_counters
     from nvmxfuzz.targets.kvm_native.session import KvmSessions
 
     witness = stage.witness
     assert isinstance(witness, KvmSessions)
-    return witness.library.counters
+    library = witness.library
+    return replace(
+        harness,
+        counters=library.counters,
+        nested_counters=partial(nested_counters, library, witness.kernel),
+    )
 
 
 # ---------------------------------------------------------------------- both at once

@@ -72,7 +72,7 @@ def _speed(tally: Tally) -> str:
 
 def _jobs(tally: Tally, jobs: Sequence[JobSummary]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("job", "seen", "KVM conditions", "KVM coverage"):
+    for heading in ("job", "seen", "KVM conditions", "nested.c"):
         table.add_column(heading, overflow="fold")
     for number, job in enumerate(jobs):
         totals = tally.job(number)

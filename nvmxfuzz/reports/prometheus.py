@@ -43,7 +43,7 @@ def _of_campaign(standing: Standing) -> Iterator[str]:
         "When a new finding was seen last, in seconds of the campaign.",
         *(own, standing.last_finding),
     )
-    yield from _gauge("edges", "Edges of KVM that were executed.", own, standing.edges)
+    yield from _gauge("edges", "Edges of nested.c that were executed.", own, standing.edges)
     yield from _gauge("resident_memory_bytes", "Memory of all workers.", own, standing.resident)
     yield from _gauge(
         "stability_ratio", "Share of inputs that did the same again.", own, standing.stability

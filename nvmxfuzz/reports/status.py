@@ -64,7 +64,7 @@ def _lines(store: str, standing: Standing) -> Iterator[str]:
 
 def _machine(standing: Standing) -> Iterator[str]:
     if standing.edges is not None:
-        yield _line("coverage", f"{standing.edges:,} edges of KVM")
+        yield _line("coverage", f"{standing.edges:,} edges of nested.c")
     if standing.resident is not None:
         yield _line("memory", f"{standing.resident / _MIB:,.0f} MiB")
     if standing.stability is not None:

@@ -43,7 +43,7 @@ class JobSummary:
         if self.conditions:
             said["kvm_conditions"] = self.conditions
         if self.all_edges:
-            said["kvm_edges"] = {"all": self.all_edges, "seen": self.edges}
+            said["nested_edges"] = {"all": self.all_edges, "seen": self.edges}
         return said
 
     def line(self) -> str:

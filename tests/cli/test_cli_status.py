@@ -68,7 +68,7 @@ def test_a_person_sees_where_it_stands(run: Run, path: Path) -> None:
         "  findings      2, 1 of them flaky",
         "            2  some.oracle",
         "            7  a-difference",
-        "  coverage      300 edges of KVM",
+        "  coverage      300 edges of nested.c",
         "  memory        5 MiB",
         "  stability     98.00%",
         "  deaths        a worker was replaced 2 times",

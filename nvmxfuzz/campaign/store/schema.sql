@@ -200,7 +200,7 @@ CREATE TABLE sample (
     behaviours INTEGER NOT NULL,
     -- Different findings.
     findings INTEGER NOT NULL,
-    -- Counters of KVM's own code that were seen above 0; NULL without coverage.
+    -- Edges of nested.c that were executed; NULL without coverage.
     edges INTEGER,
     -- Resident memory in bytes; NULL where the system does not say.
     rss INTEGER,

@@ -57,7 +57,7 @@ def plots_of(samples: Sequence[Sample], workers: Mapping[int, Sequence[Sample]])
         ("Behaviours seen", [(each.seconds, each.behaviours) for each in samples]),
         ("Inputs kept", [(each.seconds, each.corpus) for each in samples]),
         ("Different findings", [(each.seconds, each.findings) for each in samples]),
-        ("Counters of KVM's code seen", _given((each.seconds, each.edges) for each in samples)),
+        ("Edges of nested.c seen", _given((each.seconds, each.edges) for each in samples)),
         ("Memory of the workers, MiB", _given((s.seconds, _mib(s.rss)) for s in samples)),
     )
     for title, points in whole:

@@ -58,6 +58,11 @@ def nested_source(built: BuiltObject) -> str:
         ) from None
 
 
+def functions_of(source: str) -> frozenset[str]:
+    """Return the names of the functions that a source defines."""
+    return frozenset(found[1] for found in _FUNCTION.finditer(_COMMENT.sub(_blank, source)))
+
+
 def sites_of(source: str) -> tuple[Site, ...]:
     """Return the sites in a source, in order."""
     plain = _COMMENT.sub(_blank, source)

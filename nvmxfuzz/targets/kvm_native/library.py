@@ -16,7 +16,7 @@ import ctypes
 import os
 import resource
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
@@ -67,9 +67,8 @@ class Library:
         self._port_error: BaseException | None = None
         self._enter = native.Port(self._entered)
         self.functions = _Functions(self._library)
-        self.reader = ResultReader(
-            native.Result.in_dll(self._library, "nvmx_result"), Symbols(symbols, code_of(data))
-        )
+        self.symbols = Symbols(symbols, code_of(data))
+        self.reader = ResultReader(native.Result.in_dll(self._library, "nvmx_result"), self.symbols)
         self._steps = ctypes.c_uint32.in_dll(self._library, "nvmx_step_limit")
         self._seconds = ctypes.c_uint32.in_dll(self._library, "nvmx_seconds")
         self._restore = self.functions.nvmx_restore
@@ -232,6 +231,18 @@ class Library:
         number = self.functions.nvmx_counters(ctypes.byref(counters), ctypes.byref(table))
         start = ctypes.cast(counters, ctypes.c_void_p).value
         return start or 0, table.value or 0, int(number)
+
+    def counters_of(self, functions: Collection[str]) -> range:
+        """Return the numbers of the counters in functions of one file, which lie side by side."""
+        _, table, number = self.counters()
+        if not number:
+            return range(0)
+        start = self._call - self.symbols.address("nvmx_call")
+        # Two words each: where it is, and flags.
+        places = (ctypes.c_uint64 * (2 * number)).from_address(table)[::2]
+        names = [self.symbols.place(place - start).partition("+")[0] for place in places]
+        within = [at for at, name in enumerate(names) if name in functions]
+        return range(within[0], within[-1] + 1) if within else range(0)
 
     def set_msrs(self, table: Iterable[tuple[int, int]]) -> None:
         """Let the hardware have these MSRs (index, value) and no others."""

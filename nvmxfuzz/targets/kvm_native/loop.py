@@ -78,6 +78,10 @@ class KvmLoop(Target):
         """Return where KVM counts what it executes: see `Library.counters`."""
         return self._plain.counters()
 
+    def nested_counters(self) -> range:
+        """Return which of them are in nested.c: see `KvmTarget.nested_counters`."""
+        return self._plain.nested_counters()
+
     def close(self) -> None:
         """Give back what the processors took."""
         for part in (self._plain, self._dry, self._hardware):

@@ -43,6 +43,11 @@ class Symbols:
         index = bisect_right(starts, offset) - 1
         return f"{names[index]}+{offset - starts[index]:#x}" if index >= 0 else UNKNOWN
 
+    def address(self, name: str) -> int:
+        """Return the offset of a function from the start of the object; KeyError if it has none."""
+        starts, names = self._functions
+        return dict(zip(names, starts, strict=True))[name]
+
     @cached_property
     def _functions(self) -> tuple[list[int], list[str]]:
         if self._path is None:

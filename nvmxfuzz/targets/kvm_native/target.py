@@ -18,6 +18,7 @@ from nvmxfuzz.targets.base import Message, Observation, Target, died, not_repres
 from nvmxfuzz.targets.kvm_native.build.objects import demand_sound, find_object, usable
 from nvmxfuzz.targets.kvm_native.errors import IoctlError
 from nvmxfuzz.targets.kvm_native.library import Library
+from nvmxfuzz.targets.kvm_native.nested_counters import nested_counters
 from nvmxfuzz.targets.kvm_native.results import Stopped
 from nvmxfuzz.targets.kvm_native.seat import Seat, messages_of
 from nvmxfuzz.targets.kvm_native.vcpu import sentence_of
@@ -113,6 +114,10 @@ class KvmTarget(Target):
     def counters(self) -> tuple[int, int, int]:
         """Return where KVM counts what it executes: see `Library.counters`."""
         return self._loaded().counters()
+
+    def nested_counters(self) -> range:
+        """Return which of the counters are in nested.c."""
+        return nested_counters(self._loaded(), self._kernel)
 
     def close(self) -> None:
         """Give back what the processors took. The object itself cannot be unloaded."""

@@ -67,6 +67,17 @@ def test_a_case_moves_its_own_counters(target: KvmTarget) -> None:
     assert counted(target, REFUSED) == refused
 
 
+def test_those_of_nested_c_are_known(target: KvmTarget) -> None:
+    part = target.nested_counters()
+    entered, refused = counted(target, PLAIN), counted(target, REFUSED)
+    # Some 170 functions of some 15 edges, of all that is built.
+    assert 1_500 < len(part) < len(entered) // 4
+    # The check that refuses is in nested.c, and so is what is not come to then.
+    assert entered[part.start : part.stop] != refused[part.start : part.stop]
+    assert any(entered[: part.start])
+    assert any(entered[part.stop :])
+
+
 def test_the_counters_stay_where_nothing_runs(target: KvmTarget) -> None:
     start, _, number = target.counters()
     ctypes.memset(start, 0, number)
