@@ -53,6 +53,10 @@ class Counting(Made):
         """Count nothing."""
         return 0, 0, 0
 
+    def nested_counters(self) -> range:
+        """Count nothing of nested.c either."""
+        return range(0)
+
 
 def test_a_loop_is_steered_by_its_coverage_where_it_is_built(
     monkeypatch: pytest.MonkeyPatch,
