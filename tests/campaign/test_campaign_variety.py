@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from nvmxfuzz.campaign.config_sites import SiteVerdicts
 from nvmxfuzz.campaign.harness import SAMPLE_OF, is_sampled
 from nvmxfuzz.campaign.variety import VALUES, Variety
 from nvmxfuzz.cpu.vm_entry import vm_entry
@@ -57,6 +58,13 @@ def test_a_field_has_its_turn_so_many_times() -> None:
     news = sum(asked(variety, edited(guest_rsp=0x10000 + 8 * number)) for number in range(100))
     assert news == VALUES - 1
     assert asked(variety, edited(guest_rip=0x7000))
+
+
+def test_when_every_field_has_had_its_turns_nothing_is_new() -> None:
+    variety, names = Variety(), tuple(PLAIN.attempt.vmcs.__dict__)
+    passes = SiteVerdicts(asked=0, broken=())
+    cases = (edited(**dict.fromkeys(names, number)) for number in range(3 * VALUES))
+    assert sum(variety.is_new(case, passes) for case in cases) == VALUES
 
 
 def test_a_sample_that_is_larger_has_the_smaller_one() -> None:
