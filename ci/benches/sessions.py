@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-only
-"""Print how many sessions a second the real KVM lives through, and what became of their steps.
+"""Print how many sessions a second KVM and its model live through, and what became of them.
 
 The arguments are the number of sessions for each world, the seed, and the kernels. Sessions are
 those of `nvmxfuzz.inputs.random_session`, cut or filled up to 20 steps, made beforehand; times are
@@ -21,8 +21,9 @@ from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.random_session import following_step, random_session
 from nvmxfuzz.inputs.session_steps import VCPUS, SessionStep
 from nvmxfuzz.inputs.world import World, parameters_of, world_on
-from nvmxfuzz.oracles.session.witness import StepResult, VcpuView
-from nvmxfuzz.targets.kvm_native.session import KvmSessions, session_witness
+from nvmxfuzz.oracles.session.witness import SessionWitness, StepResult, VcpuView
+from nvmxfuzz.targets.kvm_native.session import session_witness
+from nvmxfuzz.targets.session_model import ModelSessions
 
 SESSIONS = 200
 STEPS = 20
@@ -58,7 +59,7 @@ def worlds(kernel: str) -> Iterator[tuple[str, World]]:
         yield name, replace(plain, parameters=parameters_of(parameters))
 
 
-def live(witness: KvmSessions, session: Session, *, views: bool) -> tuple[Seen, ...]:
+def live(witness: SessionWitness, session: Session, *, views: bool) -> tuple[Seen, ...]:
     """Return what the steps of a session came to; with what can be read behind each."""
     witness.renew()
     seen = []
@@ -71,7 +72,7 @@ def live(witness: KvmSessions, session: Session, *, views: bool) -> tuple[Seen, 
     return tuple(seen)
 
 
-def measure(witness: KvmSessions, made: Sequence[Session], *, views: bool) -> float:
+def measure(witness: SessionWitness, made: Sequence[Session], *, views: bool) -> float:
     """Return how many sessions there are a second."""
     start = process_time()
     for session in made:
@@ -98,6 +99,10 @@ def main(count: int, seed: str, kernels: Sequence[str]) -> int:
             wrong += outcomes["not the same again"] + outcomes["stopped"]
             print(f"{kernel}, {name}: {plain:,.0f} sessions a second, {full:,.0f} with all views")
             print("  " + ", ".join(f"{word} {number}" for word, number in outcomes.most_common()))
+            model = ModelSessions(kernel)
+            model.load(world)
+            plain, full = (measure(model, made, views=views) for views in (False, True))
+            print(f"  the model: {plain:,.0f} sessions a second, {full:,.0f} with all views")
     return 1 if wrong else 0
 
 
