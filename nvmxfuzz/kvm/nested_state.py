@@ -26,6 +26,7 @@ from nvmxfuzz.kvm.nested_vmexit import (
     vmx_emulation_required,
     vmx_leave_nested,
 )
+from nvmxfuzz.kvm.vcpu_events import NotModelledError
 from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx, begin_entry, copy_vmcs02_to_vmcs12_rare, end_entry
 from nvmxfuzz.kvm.virtual_cpu import ALL_ONES
 from nvmxfuzz.kvm.vmcs12 import SHADOW_VMCS, VMCS12_STRUCT_SIZE, read_word, write_fields
@@ -227,6 +228,11 @@ def restore_l2(vmx: VcpuVmx) -> int:
             raise
         return _FAILED_ENTRY
     end_entry(vmx)
+    if _has_preemption_timer(vmx) and not vmx.nested.has_preemption_timer_deadline:
+        raise NotModelledError("the time of the VMX-preemption timer")
+    if vcpu.params.ept:
+        # Those that are cached are of another VMCS; vmcs02 has its own.
+        vcpu.pdptrs = None
     vmx.events.get_nested_state_pages = True
     vmx.emulation_required = vmx_emulation_required(vmx)
     return 0

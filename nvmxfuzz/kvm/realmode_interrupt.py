@@ -7,11 +7,12 @@ CS and IP go to the stack, and the interrupt-vector table says where the guest g
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from nvmxfuzz.arch.registers import Rflags
 from nvmxfuzz.kvm.segments import Segment
-from nvmxfuzz.kvm.set_registers import kvm_set_rflags, vmx_get_segment, vmx_set_segment
+from nvmxfuzz.kvm.set_registers import emulator_get_segment, kvm_set_rflags, vmx_set_segment
 from nvmxfuzz.kvm.vcpu_events import NotModelledError
 from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx
 
@@ -30,7 +31,7 @@ def kvm_inject_realmode_interrupt(vmx: VcpuVmx, vector: int, skipped: int) -> No
     """
     vcpu = vmx.vcpu
     vmx.events.emulated_delivery = True
-    code = vmx_get_segment(vmx, "cs")
+    code = emulator_get_segment(vmx, "cs")
     rsp: int | None = vcpu.rsp
     for value in (vcpu.rflags, code.selector, vcpu.rip + skipped):
         rsp = None if rsp is None else _push(vmx, rsp, value & _WORD)
@@ -46,7 +47,7 @@ def kvm_inject_realmode_interrupt(vmx: VcpuVmx, vector: int, skipped: int) -> No
 
 def _push(vmx: VcpuVmx, rsp: int, value: int) -> int | None:
     """em_push() of two bytes: return RSP after it, None where the stack does not take it."""
-    stack = vmx_get_segment(vmx, "ss")
+    stack = emulator_get_segment(vmx, "ss")
     mask = _DWORD if stack.db and not stack.unusable else _WORD
     moved = rsp & ~mask | rsp - 2 & mask
     offset = moved & mask
@@ -69,22 +70,5 @@ def _is_within(segment: Segment, offset: int) -> bool:
 
 def _load_code_segment(vmx: VcpuVmx, old: Segment, selector: int) -> None:
     """Load CS as real-address mode does: the base follows, the limit stays as descriptors do."""
-    if old.unusable:
-        old = Segment()
-    g, present = old.g & 1, old.present & 1
-    limit = (old.limit >> 12 if old.g else old.limit) & 0xF_FFFF
-    code = Segment(
-        base=selector << 4,
-        limit=limit << 12 | 0xFFF if g else limit,
-        selector=selector,
-        type=old.type & 0xF,
-        present=present,
-        dpl=old.dpl & 3,
-        db=old.db & 1,
-        s=old.s & 1,
-        l=old.l & 1,
-        g=g,
-        avl=old.avl & 1,
-        unusable=1 - present,
-    )
+    code = replace(old, base=selector << 4, selector=selector, unusable=1 - old.present)
     vmx_set_segment(vmx, "cs", code)

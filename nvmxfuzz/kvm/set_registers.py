@@ -44,6 +44,30 @@ def vmx_get_segment(vmx: VcpuVmx, name: str) -> Segment:
     return read_segment(vmx.vcpu, name)
 
 
+def emulator_get_segment(vmx: VcpuVmx, name: str) -> Segment:
+    """Return what of a segment fits in a descriptor, which is what the emulator goes by.
+
+    Userspace may have set a flag to any byte: a granularity of 2 shifts the limit, and is lost.
+    """
+    segment = vmx_get_segment(vmx, name)
+    if segment.unusable:
+        return Segment(selector=segment.selector, unusable=1)
+    g, limit = segment.g & 1, (segment.limit >> 12 if segment.g else segment.limit) & 0xF_FFFF
+    return Segment(
+        base=segment.base,
+        limit=limit << 12 | 0xFFF if g else limit,
+        selector=segment.selector,
+        type=segment.type & 0xF,
+        present=segment.present & 1,
+        dpl=segment.dpl & 3,
+        db=segment.db & 1,
+        s=segment.s & 1,
+        l=segment.l & 1,
+        g=g,
+        avl=segment.avl & 1,
+    )
+
+
 def vmx_set_segment(vmx: VcpuVmx, name: str, segment: Segment) -> None:
     """Set a segment of the guest, and see whether hardware can run it with that."""
     write_segment(vmx.vcpu, name, segment)

@@ -29,7 +29,6 @@ from nvmxfuzz.kvm.set_registers import (
     vmx_get_segment,
     vmx_set_segment,
 )
-from nvmxfuzz.kvm.vcpu import Vcpu
 from nvmxfuzz.kvm.vcpu_events import NotModelledError
 from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx, begin_entry, is_64_bit_mode
 from nvmxfuzz.kvm.virtual_cpu import ALL_ONES
@@ -177,40 +176,62 @@ def em_rsm(vmx: VcpuVmx) -> bool:
     reachable = vcpu.memory.read(vmx.smbase + SAVE_AREA, _SIZE) is not None
     if not reachable and not vcpu.behaviour.has_smm_file:
         return False
-    before, gprs, in_64_bit_mode = _Emulated.of(vcpu), dict(vmx.gprs), is_64_bit_mode(vmx)
-    vcpu.rip += 2
-    left = emulator_leave_smm(vmx)
+    emulated, in_64_bit_mode = _Emulated.of(vmx), is_64_bit_mode(vmx)
+    left = emulator_leave_smm(vmx, emulated)
     if not left:
         vmx.events.triple_fault = True
-    fails = (left or vcpu.behaviour.has_smm_file) and not _has_mode(vmx)
-    if fails or not left or not vcpu.behaviour.has_smm_file:
+    fails = (left or vcpu.behaviour.has_smm_file) and not _has_mode(vmx, emulated.rflags)
+    loads_shadow = left and vcpu.behaviour.has_smm_file
+    if fails == loads_shadow:
+        # Either the emulator ends the shadow with the instruction, or it fails to load another.
         vcpu.vmcs["guest_interruptibility_info"] &= ~3
     if fails:
-        vmx.gprs = gprs
-        before.write_back(vmx)
         return False
     if left or vcpu.behaviour.has_smm_file:
         in_64_bit_mode = is_64_bit_mode(vmx)
     if not in_64_bit_mode:
-        vcpu.rip &= 0xFFFF_FFFF
+        emulated.rip &= 0xFFFF_FFFF
+    emulated.write_back(vmx)
     return True
 
 
-def _has_mode(vmx: VcpuVmx) -> bool:
+@dataclass(slots=True)
+class _Emulated:
+    """Registers that the emulator holds itself, and writes to the vCPU when it does not fail.
+
+    A VM entry on the way gives the vCPU those of L2, which stay where it does.
+    """
+
+    gprs: dict[str, int]
+    rsp: int
+    rip: int
+    rflags: int
+
+    @classmethod
+    def of(cls, vmx: VcpuVmx) -> _Emulated:
+        """What it holds when RSM is decoded, which has two bytes."""
+        vcpu = vmx.vcpu
+        return cls({}, vcpu.rsp, vcpu.rip + 2, vcpu.rflags & ~Rflags.RF)
+
+    def write_back(self, vmx: VcpuVmx) -> None:
+        vmx.gprs.update(self.gprs)
+        vmx.vcpu.rsp, vmx.vcpu.rip = self.rsp, self.rip
+        kvm_set_rflags(vmx, self.rflags)
+
+
+def _has_mode(vmx: VcpuVmx, rflags: int) -> bool:
     """emulator_recalc_and_set_mode(): whether the emulator knows what mode the vCPU is in."""
     vcpu = vmx.vcpu
-    if not vcpu.cr0 & Cr0.PE or vcpu.rflags & Rflags.VM:
+    if not vcpu.cr0 & Cr0.PE or rflags & Rflags.VM:
         return not vcpu.efer & Efer.LMA
     return not vmx_get_segment(vmx, "cs").unusable
 
 
-def emulator_leave_smm(vmx: VcpuVmx) -> bool:
+def emulator_leave_smm(vmx: VcpuVmx, emulated: _Emulated) -> bool:
     """Leave SMM for what the save area says; False where that cannot be."""
     vcpu = vmx.vcpu
     area = vcpu.memory.read(vmx.smbase + SAVE_AREA, _SIZE)
-    before = _Emulated(vcpu.rsp, vcpu.rip, vcpu.rflags & ~Rflags.RF)
     if area is None:
-        before.write_back(vmx)
         return False
     if not vmx.smm_inside_nmi:
         vcpu.vmcs["guest_interruptibility_info"] &= ~_NMI
@@ -225,32 +246,12 @@ def emulator_leave_smm(vmx: VcpuVmx) -> bool:
         kvm_set_cr4(vmx, vcpu.cr4 & ~Cr4.PAE)
     kvm_set_msr(vcpu, MSR_EFER, 0)
     if not vmx_leave_smm(vmx):
-        before.write_back(vmx)
         return False
-    loaded = rsm_load_state_64(vmx, area)
+    loaded = rsm_load_state_64(vmx, area, emulated)
     if not loaded and vcpu.guest_mode and vcpu.behaviour.has_smm_file:
         # L1 shuts down, but what the emulator writes back last is of L2.
-        restored = _Emulated.of(vcpu)
         vmx_leave_nested(vmx)
-        restored.write_back(vmx)
     return loaded
-
-
-@dataclass(frozen=True, slots=True)
-class _Emulated:
-    """Registers that the emulator holds itself, and writes to the vCPU when it is done."""
-
-    rsp: int
-    rip: int
-    rflags: int
-
-    @classmethod
-    def of(cls, vcpu: Vcpu) -> _Emulated:
-        return cls(vcpu.rsp, vcpu.rip, vcpu.rflags)
-
-    def write_back(self, vmx: VcpuVmx) -> None:
-        vmx.vcpu.rsp, vmx.vcpu.rip = self.rsp, self.rip
-        kvm_set_rflags(vmx, self.rflags)
 
 
 def vmx_leave_smm(vmx: VcpuVmx) -> bool:
@@ -269,18 +270,18 @@ def vmx_leave_smm(vmx: VcpuVmx) -> bool:
     return True
 
 
-def rsm_load_state_64(vmx: VcpuVmx, area: bytes) -> bool:
+def rsm_load_state_64(vmx: VcpuVmx, area: bytes, emulated: _Emulated) -> bool:
     """Load the save area; False where a register cannot be what it says."""
     vcpu = vmx.vcpu
     for number, name in enumerate(_GPRS):
         value = _quad(area, _RAX - 8 * number)
         if name == "rsp":
-            vcpu.rsp = value
+            emulated.rsp = value
         else:
-            vmx.gprs[name] = value
-    vcpu.rip = _quad(area, _RIP)
+            emulated.gprs[name] = value
+    emulated.rip = _quad(area, _RIP)
     rflags = _quad(area, _RFLAGS) | Rflags.FIXED1
-    kvm_set_rflags(vmx, rflags if vcpu.behaviour.has_smm_file else rflags & 0xFFFF_FFFF)
+    emulated.rflags = rflags if vcpu.behaviour.has_smm_file else rflags & 0xFFFF_FFFF
     if _quad(area, _DR6) >> 32:
         return False
     vmx.dr6 = _quad(area, _DR6) & 0xEFFF | 0xFFFE_0FF0 | _quad(area, _DR6) & 1 << 16

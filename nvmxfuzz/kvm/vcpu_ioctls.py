@@ -136,7 +136,7 @@ def _vmcs_name(name: str) -> str:
 def _pdptrs(vmx: VcpuVmx) -> tuple[int, ...]:
     vcpu = vmx.vcpu
     nested_ept = vcpu.guest_mode and nested_cpu_has2(vmx.vmcs12, Secondary.ENABLE_EPT)
-    if vcpu.pdptrs is None or (nested_ept and not vmx.pdptrs_from_userspace):
+    if vcpu.pdptrs is None or (nested_ept and not vmx.pdptrs_dirty):
         return tuple(vcpu.vmcs[name] for name in PDPTR_FIELDS)
     return vcpu.pdptrs
 
@@ -183,7 +183,7 @@ def kvm_set_sregs(vmx: VcpuVmx, sregs: Sregs) -> int:
         vmx.mp_state = MP_RUNNABLE
     if sregs.pdptrs is not None:
         vcpu.pdptrs = sregs.pdptrs
-        vmx.pdptrs_from_userspace = True
+        vmx.pdptrs_from_userspace = vmx.pdptrs_dirty = True
     return 0
 
 

@@ -41,8 +41,10 @@ from nvmxfuzz.kvm.vcpu_vmx import (
     MP_UNINITIALIZED,
     VcpuVmx,
 )
+from nvmxfuzz.kvm.virtual_cpu import ALL_ONES
+from nvmxfuzz.kvm.vmcs02_fields import PDPTR_FIELDS
 from nvmxfuzz.kvm.vmx_handle_exit import GuestExit, handle_exit
-from nvmxfuzz.kvm.vmx_registers import is_paging, vmx_set_rflags
+from nvmxfuzz.kvm.vmx_registers import is_pae_paging, is_paging, vmx_set_rflags
 
 EMULATION_FAILURE = "internal-error 1"
 INTERRUPTED = "intr"
@@ -141,8 +143,9 @@ def vcpu_enter_guest(vmx: VcpuVmx, guest: GuestExit | None, ran: Ran) -> str:
     events.emulated_delivery = False
     kvm_check_and_inject_events(vmx)
     _reload_mmu(vmx)
-    if vcpu.guest_mode and vmx.shadowing and not vmx.nested.shadow_vmcs:
-        # nested_sync_vmcs12_to_shadow(), of an L2 that no instruction of L1 has entered.
+    nested = vmx.nested
+    if vmx.shadowing and nested.current_vmptr != ALL_ONES and not nested.shadow_vmcs:
+        # nested_sync_vmcs12_to_shadow()
         keep_shadow_vmcs(vmx)
     if guest is None or events.emulated_delivery:
         vmx_cancel_injection(vmx)
@@ -224,6 +227,9 @@ def _reload_mmu(vmx: VcpuVmx) -> None:
         vcpu.vmcs["guest_cr3"] = vcpu.cr3
     elif vcpu.params.ept:
         vcpu.vmcs["guest_cr3"] = vcpu.kvm.places.identity_map
+    if vcpu.params.ept and vcpu.pdptrs is not None and is_pae_paging(vcpu):
+        # ept_load_pdptrs()
+        vcpu.vmcs.update(zip(PDPTR_FIELDS, vcpu.pdptrs, strict=True))
     if vcpu.guest_mode and vcpu.behaviour.missing_root is not MissingRoot.DUMMY:
         vcpu.vmcs12 = vmx.vmcs12
         if not has_backed_root(vcpu):

@@ -97,6 +97,8 @@ class VcpuVmx:
     cr8: int = 0
     dr6: int = 0xFFFF_0FF0
     pdptrs_from_userspace: bool = False
+    pdptrs_dirty: bool = False
+    """Userspace has written PDPTEs since the VMCS became current, which may have others."""
     sipi_vector: int = 0
     bugged: bool = False
     """KVM has declared the VM broken: every ioctl is refused with EIO."""
@@ -193,6 +195,7 @@ def begin_entry(vmx: VcpuVmx, launch: bool) -> Vcpu:
     )
     old.dirty_vmcs12 = nested.dirty_vmcs12
     old.in_smm = vmx.in_smm
+    vmx.pdptrs_dirty = False
     old.shadow_vmcs12_cache = nested.shadow_vmcs12_cache
     old.aborted = ""
     old.halted = old.waits_for_sipi = False

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Final
 
 from nvmxfuzz.arch.controls import Secondary
-from nvmxfuzz.arch.events import InterruptionInfo, Vector
+from nvmxfuzz.arch.events import Interruptibility, InterruptionInfo, Vector
 from nvmxfuzz.arch.exit_reasons import ExitReason
 from nvmxfuzz.arch.registers import Rflags
 from nvmxfuzz.kvm import nested_exit
@@ -47,7 +47,7 @@ from nvmxfuzz.kvm.nested_vmx_result import (
     nested_vmx_result,
     queue_debug_exception,
 )
-from nvmxfuzz.kvm.set_registers import vmx_get_segment
+from nvmxfuzz.kvm.set_registers import emulator_get_segment
 from nvmxfuzz.kvm.smm import em_rsm
 from nvmxfuzz.kvm.vcpu_events import NotModelledError, clear_event_queues
 from nvmxfuzz.kvm.vcpu_has_events import kvm_emulate_halt_noskip
@@ -207,7 +207,10 @@ def handle_ud(vmx: VcpuVmx) -> str:
             return ""
         kvm_queue_exception(vmx, instructions.UNDEFINED)
         return INTERNAL_ERROR if not vmx.vcpu.guest_mode and not vmx_get_cpl(vmx) else ""
-    if code != RSM and code[:1] in _MAYBE_EMULATED:
+    if code == RSM:
+        # The emulator raises the exception, and is done with the instruction before.
+        vmx.vcpu.vmcs["guest_interruptibility_info"] &= ~_SHADOW
+    elif code[:1] in _MAYBE_EMULATED:
         raise NotModelledError("an instruction that KVM may emulate")
     return kvm_queue_exception(vmx, instructions.UNDEFINED)
 
@@ -228,8 +231,8 @@ def fetch_code(vmx: VcpuVmx) -> bytes:
 
 def is_within_cs(vmx: VcpuVmx, rip: int) -> bool:
     """Whether the emulator fetches there: CS is usable, with a limit as of a descriptor."""
-    segment = vmx_get_segment(vmx, "cs")
-    limit = segment.limit | 0xFFF if segment.g else segment.limit & 0xF_FFFF
+    segment = emulator_get_segment(vmx, "cs")
+    limit = segment.limit
     if segment.type & _EXPAND_DOWN_MASK == _EXPAND_DOWN:
         if rip <= limit:
             return False
@@ -239,6 +242,7 @@ def is_within_cs(vmx: VcpuVmx, rip: int) -> bool:
 
 _EXPAND_DOWN_MASK: Final = 0xC
 _EXPAND_DOWN: Final = 4
+_SHADOW: Final = Interruptibility.BLOCKING_BY_STI | Interruptibility.BLOCKING_BY_MOV_SS
 RSM: Final = b"\x0f\xaa"
 _PREFIXES: Final = (
     0x26,

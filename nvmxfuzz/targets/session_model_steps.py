@@ -329,7 +329,7 @@ def prepare(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepRes
         shadowed = {name: values[name] for name in _WRITTEN if name in _SHADOWED}
         write_fields(vmx.nested.cached_vmcs12, shadowed)
         if vmx.nested.shadow_vmcs:
-            vmx.nested.shadow_vmcs = shadowed
+            vmx.nested.shadow_vmcs |= shadowed
     exits = [_vmwrite(name, values[name]) for name in asked]
     first = exits[0] if was_l2 else _as_in_mode(vmx, exits[0])
     if first is not exits[0]:
