@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from operator import attrgetter, itemgetter
-from typing import Final
+from typing import Final, TypeAlias
 
 from nvmxfuzz.arch.fields import FIELDS
 from nvmxfuzz.inputs import places
@@ -39,7 +39,9 @@ from nvmxfuzz.kvm.vcpu_ioctls import (
 from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx, create_vmx
 from nvmxfuzz.kvm.virtual_processor import default_vcpu, profile_of
 from nvmxfuzz.kvm.vmcs01 import prepare_vmcs01
+from nvmxfuzz.kvm.vmcs02_fields import SEGMENT_FIELDS
 from nvmxfuzz.kvm.vmcs12 import LAUNCH_STATE, OFFSETS, read_word, unpack
+from nvmxfuzz.kvm.vmx_registers import is_pae_paging
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.memory import Memory
 from nvmxfuzz.machine.processor import Processor
@@ -49,6 +51,8 @@ from nvmxfuzz.oracles.restore.worlds import msr_world
 from nvmxfuzz.oracles.session.witness import PLACE_ADDRESSES, StepResult, VcpuView
 from nvmxfuzz.targets.session_model_steps import STEPS
 from nvmxfuzz.targets.session_model_userspace import SessionMachine
+
+Pairs: TypeAlias = tuple[tuple[str, int], ...]
 
 NOT_MODELLED: Final = "not modelled"
 """How `stopped` begins where the model, not KVM, has come to its end."""
@@ -69,6 +73,7 @@ _PAGE_TABLE: Final = 0x11_2000
 _OPERANDS: Final = 0x12_0000
 _TABLE: Final = 7
 _LARGE: Final = 0x87
+_MOST_KEPT: Final = 4096
 _CLOCK: Final = "IA32_TSC"
 _CAPABILITIES: Final = tuple(
     (name, index) for name, index in sorted(MSRS.items()) if 0x480 <= index < 0x4A0
@@ -97,6 +102,7 @@ class ModelSessions:
         """The capability MSRs of a vCPU whose MSRs nobody has written."""
         self._machine: SessionMachine | None = None
         self._attempts: dict[str, Attempt] = {}
+        self._kept: dict[tuple[int, ...], Pairs] = {}
 
     def load(self, world: World) -> str:
         """Load KVM in a world and make the VM; "" or why KVM refuses the processor."""
@@ -174,7 +180,7 @@ class ModelSessions:
         )
         return VcpuView(
             regs=_sorted(kvm_get_regs(vmx)),
-            sregs=_sorted(_sregs(vmx)),
+            sregs=self._sregs(vmx),
             events=_sorted(kvm_get_vcpu_events(vmx)),
             mp_state=mp_state,
             msrs=msrs,
@@ -193,6 +199,20 @@ class ModelSessions:
             vmcs12=_image(nested.vmcs12),
             shadow_vmcs12=_image(nested.shadow_vmcs12),
         )
+
+    def _sregs(self, vmx: VcpuVmx) -> Pairs:
+        """Return what is mostly as it was in some step before: the same values, the same object."""
+        vcpu = vmx.vcpu
+        if vcpu.rmode is not None or is_pae_paging(vcpu):
+            return _sorted(_sregs(vmx))
+        control = (vcpu.cr0, vmx.cr2, vcpu.cr3, vcpu.cr4, vmx.cr8, vcpu.efer, vcpu.apic_base)
+        key = control + _segments(vcpu.vmcs)
+        found = self._kept.get(key)
+        if found is None:
+            if len(self._kept) >= _MOST_KEPT:
+                self._kept.clear()
+            found = self._kept[key] = _sorted(_sregs(vmx))
+        return found
 
     def late_warnings(self) -> tuple[str, ...]:
         """Return the WARNs since `do` returned: to read events may be to deal with them."""
@@ -261,6 +281,7 @@ _SEGMENT_NAMES: Final = {
     name: tuple(f"{name}.{part}" for part in SEGMENT_PARTS) for name in SEGMENTS
 }
 _parts: Final = attrgetter(*SEGMENT_PARTS)
+_segments: Final = itemgetter(*SEGMENT_FIELDS)
 
 
 _Pick = Callable[[dict[str, int]], tuple[int, ...]]
@@ -273,7 +294,7 @@ def _order(names: tuple[str, ...]) -> tuple[tuple[str, ...], _Pick]:
     return ordered, itemgetter(*ordered)
 
 
-def _sorted(values: dict[str, int]) -> tuple[tuple[str, int], ...]:
+def _sorted(values: dict[str, int]) -> Pairs:
     names, pick = _order(tuple(values))
     return tuple(zip(names, pick(values), strict=True))
 
@@ -294,7 +315,7 @@ def _sregs(vmx: VcpuVmx) -> dict[str, int]:
 
 
 @lru_cache(maxsize=1024)
-def _image(image: bytes) -> tuple[tuple[str, int], ...]:
+def _image(image: bytes) -> Pairs:
     """Return the fields of a VMCS that are not 0: most are read again as they were."""
     if not image:
         return ()
