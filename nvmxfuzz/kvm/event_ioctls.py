@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from nvmxfuzz.arch.events import Interruptibility, Vector
-from nvmxfuzz.kvm.inject_events import process_smi_and_nmi
+from nvmxfuzz.kvm.inject_events import process_nmi, process_smi_and_nmi
 from nvmxfuzz.kvm.nested_vmexit import vmx_leave_nested
 from nvmxfuzz.kvm.smm import interrupt_shadow
 from nvmxfuzz.kvm.vcpu_events import QueuedException, QueuedInterrupt, is_soft
@@ -88,7 +88,7 @@ def kvm_set_vcpu_events(vmx: VcpuVmx, new: dict[str, int]) -> int:
     smm = flags & _SMM and (new["smi.smm"] or new["smi.pending"])
     if smm and vmx.mp_state == MP_INIT_RECEIVED:
         return -errno.EINVAL
-    process_smi_and_nmi(vmx, smi=False)
+    process_nmi(vmx)
     events.exception_from_userspace = pending != 0
     events.exception_vmexit.pending = False
     events.exception = QueuedException(

@@ -159,11 +159,21 @@ def vmx_cancel_injection(vmx: VcpuVmx) -> None:
     vmx.vcpu.vmcs["vm_entry_intr_info_field"] = 0
 
 
-def process_smi_and_nmi(vmx: VcpuVmx, *, smi: bool = True) -> None:
-    """process_smi() and process_nmi(): what has arrived is pending, NMIs up to a limit."""
+def process_smi_and_nmi(vmx: VcpuVmx) -> None:
+    """What has arrived is pending: for userspace that reads it."""
+    process_smi(vmx)
+    process_nmi(vmx)
+
+
+def process_smi(vmx: VcpuVmx) -> None:
+    """An SMI that has arrived is pending."""
+    vmx.events.smi_pending |= vmx.events.smi_request
+    vmx.events.smi_request = False
+
+
+def process_nmi(vmx: VcpuVmx) -> None:
+    """NMIs that have arrived are pending, up to a limit, which may take some that were."""
     events = vmx.events
-    if smi and events.smi_request:
-        events.smi_pending, events.smi_request = True, False
     masked = vmx.vcpu.vmcs["guest_interruptibility_info"] & Interruptibility.BLOCKING_BY_NMI
     limit = 1 if masked or events.nmi_injected else 2
     events.nmi_pending = min(events.nmi_pending + events.nmi_queued, limit)

@@ -135,6 +135,7 @@ def has_backed_root(vcpu: Vcpu) -> bool:
         return vcpu.memory.is_backed(vmcs12.ept_pointer)
     if vcpu.params.ept:
         return True
-    if is_pae_paging(vcpu) and vcpu.pdptrs is not None:
-        return all(vcpu.memory.is_backed(pdpte) for pdpte in vcpu.pdptrs if pdpte & 1)
-    return vcpu.memory.is_backed(vcpu.cr3 & ~_CR3_FLAGS)
+    if not vcpu.memory.is_backed(vcpu.cr3 & ~_CR3_FLAGS):
+        return False
+    pdptrs = vcpu.pdptrs if is_pae_paging(vcpu) and vcpu.pdptrs is not None else ()
+    return all(vcpu.memory.is_backed(pdpte) for pdpte in pdptrs if pdpte & 1)

@@ -260,7 +260,7 @@ def vmx_leave_smm(vmx: VcpuVmx) -> bool:
     if nested.smm_vmxon:
         nested.vmxon, nested.smm_vmxon = True, False
     if nested.smm_guest_mode:
-        if not nested.vmxon:
+        if not nested.vmxon or nested.current_vmptr == ALL_ONES:
             raise NotModelledError("an L2 that KVM has freed, and enters")
         begin_entry(vmx, launch=False)
         if restore_l2(vmx):

@@ -17,7 +17,8 @@ from nvmxfuzz.kvm.entry_run import VM_BUGGED, Over
 from nvmxfuzz.kvm.exceptions import claim_exception_of_userspace
 from nvmxfuzz.kvm.inject_events import (
     kvm_check_and_inject_events,
-    process_smi_and_nmi,
+    process_nmi,
+    process_smi,
     vmx_cancel_injection,
 )
 from nvmxfuzz.kvm.invalid_guest import handle_invalid_guest_state
@@ -135,8 +136,10 @@ def vcpu_enter_guest(vmx: VcpuVmx, guest: GuestExit | None, ran: Ran) -> str:
         if events.triple_fault:
             events.triple_fault = False
             return SHUTDOWN
-    process_smi_and_nmi(vmx)
-    events.nmi_request = False
+    process_smi(vmx)
+    if events.nmi_request:
+        events.nmi_request = False
+        process_nmi(vmx)
     kvm_apic_accept_events(vmx)
     if vmx.mp_state == MP_INIT_RECEIVED:
         return ""
