@@ -360,14 +360,15 @@ static void take_slots(int class, uint32_t step)
 	uint32_t index;
 
 	while (arena.class[class].used % step) {
-		arena_take_slot(class, &index);
+		fill(arena_take_slot(class, &index), PAGE << class, PAGE << class, 0);
 		arena_slots(class)[index].size = PAGE << class;
 	}
 }
 
 /*
  * Fill what is used up to round numbers with objects that are never freed. Snapshots of machines
- * that allocated a little more or less than others have one shape then, and can be alike.
+ * that allocated a little more or less than others have one shape then, and can be alike: what
+ * one of them keeps in reserve (a processor without EPT has 40 pages more) looks like the filling.
  */
 void nvmx_round_heap(void)
 {
