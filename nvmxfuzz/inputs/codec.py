@@ -23,7 +23,7 @@ number nor bit 7, and keeps its meaning.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from itertools import compress
@@ -63,6 +63,8 @@ HEADER_BYTES: Final = 4
 _KIND = 3
 _MOST_BEFORE: Final = 256
 """So many states before the records are kept: some 3 MiB."""
+_MOST_SPLIT: Final = 2048
+"""Of so many inputs the records are kept: some 4 MiB."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,16 +102,14 @@ def decode(data: bytes, harness: CaseKind, profiles: tuple[str, ...] = PROFILES)
     """
     if harness != "vm_entry" and harness != "capability_config":  # narrows
         return decode_in_world(data, harness)
-    header, body = data[:HEADER_BYTES].ljust(HEADER_BYTES, b"\0"), data[HEADER_BYTES:MAX_BYTES]
-    version, flags, profile, number = header
-    if flags & _KIND == TEXT:
-        found = _decode_text(body, harness)
-        if found is not None:
-            return found
-        flags, body = XOR, b""
-    names = _names(harness, profile, number, profiles)
-    start = _start(harness, known_version(version), *names)
-    records, words = _split(flags & _KIND, body, start.table)
+    version, flags, profile, number = data[:HEADER_BYTES].ljust(HEADER_BYTES, b"\0")
+    start = _numbered_start(harness, known_version(version), profile, number, profiles)
+    records: tuple[Record, ...] = ()
+    words = b""
+    if flags & _KIND != TEXT:
+        records, words = split(data, start.table)
+    elif (found := _decode_text(data[HEADER_BYTES:MAX_BYTES], harness)) is not None:
+        return found
     if isinstance(start.case, ConfigCase):
         return _decode_config(start, start.case, records, words)
     attempt = _before_records(start, words, flags & REPAIR != 0)
@@ -146,8 +146,23 @@ def base_words(
     profile: int, number: int, harness: SlotKind, profiles: tuple[str, ...]
 ) -> tuple[Profile, tuple[int, ...]]:
     """Return the profile that the third byte of a header means, and what the base has by slot."""
-    start = _start(harness, VERSION, *_names(harness, profile, number, profiles))
+    start = _numbered_start(harness, VERSION, profile, number, profiles)
     return start.case.profile, start.words
+
+
+@lru_cache(maxsize=_MOST_SPLIT)
+def split(data: bytes, table: Layout) -> tuple[tuple[Record, ...], bytes]:
+    """Return the records and the words of an input that is no text, and has these slots.
+
+    A mutator asks about what has just been executed, or about one of a few that are mixed in.
+    """
+    kind, body = (data[1] & _KIND if len(data) > 1 else XOR), data[HEADER_BYTES:MAX_BYTES]
+    if kind == SPARSE:
+        return tuple(read_records(body, len(body), table)[0]), b""
+    records: list[Record] = []
+    if kind == BOTH and body:
+        records, body = read_records(body[1:], body[0], table)
+    return tuple(records), body[: table.words.size]
 
 
 def _header(case: SlotCase, profiles: tuple[str, ...]) -> bytes | None:
@@ -171,29 +186,20 @@ def _decode_text(body: bytes, harness: SlotKind) -> Case | None:
     return case if case.harness == harness else None
 
 
-def _split(kind: int, body: bytes, table: Layout) -> tuple[list[Record], bytes]:
-    """Return the records and the words of a body."""
-    if kind == XOR or not body:
-        return [], body
-    if kind == SPARSE:
-        return read_records(body, len(body), table)[0], b""
-    return read_records(body[1:], body[0], table)
-
-
 @cache
-def _names(
-    harness: SlotKind, profile: int, number: int, profiles: tuple[str, ...]
-) -> tuple[str, str]:
-    """Return the profile and base that the last two bytes of a header mean."""
+def _numbered_start(
+    harness: SlotKind, version: int, profile: int, number: int, profiles: tuple[str, ...]
+) -> _Start:
+    """Return the base that the last two bytes of a header mean."""
     name = profiles[profile % len(profiles)]
     # A profile that an installation lacks keeps its number all the same.
     name = name if name in profile_names() else profiles[0]
     if harness == "capability_config":
-        return name, name
+        return _start(harness, version, name, name)
     if number < len(BASES):
-        return name, BASES[number]
+        return _start(harness, version, name, BASES[number])
     legal = base_names(load_profile(name))
-    return name, legal[number % len(legal)]
+    return _start(harness, version, name, legal[number % len(legal)])
 
 
 @cache
@@ -212,8 +218,7 @@ def _start(harness: SlotKind, version: int, profile: str, name: str) -> _Start:
 
 
 def _words(table: Layout, data: bytes) -> tuple[int, ...]:
-    size = table.words.size
-    return table.words.unpack(data[:size].ljust(size, b"\0"))
+    return table.words.unpack(data.ljust(table.words.size, b"\0"))
 
 
 def _xored(start: _Start, attempt: Attempt, data: bytes) -> Attempt:
@@ -232,14 +237,10 @@ def _xored(start: _Start, attempt: Attempt, data: bytes) -> Attempt:
     }
     others = words[start.fields :]
     if any(others):
-        return build_attempt(attempt, _fitted(start, others) | _by_slot(start, edits), ())
+        return build_attempt(attempt, _fitted(start, others), (), edits)
     if not edits:
         return attempt
     return Attempt(attempt.profile, attempt.vmcs.replace(edits), attempt.processor, attempt.memory)
-
-
-def _by_slot(start: _Start, edits: dict[str, int]) -> dict[Slot, int]:
-    return {start.table.by_name[name]: value for name, value in edits.items()}
 
 
 def _fitted(start: _Start, words: tuple[int, ...]) -> dict[Slot, int]:
@@ -254,15 +255,26 @@ def _fitted(start: _Start, words: tuple[int, ...]) -> dict[Slot, int]:
     }
 
 
-def _edited(attempt: Attempt, records: list[Record]) -> Attempt:
+def _edited(attempt: Attempt, records: Iterable[Record]) -> Attempt:
     """Return `attempt` after `records`: those of slots in their order, then those of memory."""
+    # Nearly all are of VMCS fields, which always fill their words.
+    before, fields = attempt.vmcs.__dict__, dict[str, int]()
+    others: list[Record] = []
+    for record in records:
+        if isinstance(record, MemoryEdit) or record[0].area != "vmcs":
+            others.append(record)
+            continue
+        slot, unset, ones, flip = record
+        name = slot.name
+        old = fields[name] if name in fields else before[name]
+        fields[name] = ((old & ~unset | ones) ^ flip) & slot.mask
     words: dict[Slot, int] = {}
-    memory = _apply(records, words, partial(entry_word, attempt))
-    return build_attempt(attempt, words, memory)
+    memory = _apply(others, words, partial(entry_word, attempt)) if others else ()
+    return build_attempt(attempt, words, memory, fields)
 
 
 def _apply(
-    records: list[Record], words: dict[Slot, int], read: Callable[[Slot], int]
+    records: Iterable[Record], words: dict[Slot, int], read: Callable[[Slot], int]
 ) -> list[MemoryEdit]:
     """Put what records leave in their slots into `words`; return the records of memory.
 
@@ -280,7 +292,7 @@ def _apply(
 
 
 def _decode_config(
-    start: _Start, case: ConfigCase, records: list[Record], data: bytes
+    start: _Start, case: ConfigCase, records: Iterable[Record], data: bytes
 ) -> ConfigCase:
     words: dict[Slot, int] = {}
     if data:

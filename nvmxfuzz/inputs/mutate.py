@@ -10,6 +10,7 @@ makes three mutations of ten. What is done depends on the input and the seed alo
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import shake_128
 from random import Random
 from typing import Final, TypeAlias
 
@@ -234,13 +235,16 @@ def _toggle_repair(parts: Parts, rng: Random) -> None:
 
 def _scatter_words(parts: Parts, rng: Random) -> None:
     """Change the words at random, some slots or all: what repair makes another legal state of."""
-    size = parts.table.words.size
-    mask = rng.choice((1.0, 0.5, 0.1))
-    words = bytearray()
-    for slot in parts.table.slots:
-        word = rng.getrandbits(slot.width) if rng.random() < mask else 0
-        words += word.to_bytes(slot.size, "little")
-    parts.words = words[:size]
+    slots, size = parts.table.slots, parts.table.words.size
+    share = rng.choice((256, 128, 26))
+    noise = shake_128(rng.randbytes(8)).digest(size + len(slots))
+    words = bytearray(noise[:size])
+    at = 0
+    for slot, chance in zip(slots, noise[size:], strict=True):
+        if chance >= share:
+            words[at : at + slot.size] = bytes(slot.size)
+        at += slot.size
+    parts.words = words
     parts.header[1] |= REPAIR
 
 

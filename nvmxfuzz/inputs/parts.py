@@ -4,21 +4,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from nvmxfuzz.inputs.case import SlotKind
-from nvmxfuzz.inputs.codec import BOTH, HEADER_BYTES, REPAIR, SPARSE, TEXT, XOR, base_words
+from nvmxfuzz.inputs.codec import BOTH, HEADER_BYTES, REPAIR, SPARSE, TEXT, XOR, base_words, split
 from nvmxfuzz.inputs.difference import Edit
 from nvmxfuzz.inputs.layout import VERSION, Layout, known_version, layout
 from nvmxfuzz.inputs.memory_edit import MemoryEdit
 from nvmxfuzz.inputs.order import PROFILES
-from nvmxfuzz.inputs.records import CHANGE, MASKED, Record, pack_record, read_records
+from nvmxfuzz.inputs.records import CHANGE, MASKED, Record, pack_record
 from nvmxfuzz.machine.profile import Profile
 
 MOST_RECORDS: Final = 255
 """What the byte that counts records can count."""
 
 _KIND: Final = 3
+_MOST_PACKED: Final = 8192
+"""Records whose bytes are kept: some 2 MiB."""
 
 
 @dataclass(slots=True)
@@ -48,18 +51,9 @@ def take_apart(data: bytes, harness: SlotKind, profiles: tuple[str, ...] = PROFI
     Those of an older version become parts of the newest one, in which they mean the same.
     """
     header = bytearray(data[:HEADER_BYTES].ljust(HEADER_BYTES, b"\0"))
-    table = layout(harness, known_version(header[0]))
-    body = data[HEADER_BYTES:]
-    kind = header[1] & _KIND
-    records: list[Record] = []
-    if kind == SPARSE:
-        records, body = read_records(body, len(body), table)
-        body = b""
-    elif kind == BOTH and body:
-        records, body = read_records(body[1:], body[0], table)
+    records, words = split(data, layout(harness, known_version(header[0])))
     header[0] = VERSION
-    words = bytearray(body[: table.words.size])
-    return Parts(header, records, words, layout(harness), harness, profiles)
+    return Parts(header, [*records], bytearray(words), layout(harness), harness, profiles)
 
 
 def put_together(parts: Parts, max_size: int) -> bytes:
@@ -80,7 +74,9 @@ def put_together(parts: Parts, max_size: int) -> bytes:
     return (bytes(header) + count + b"".join(records) + words)[:max_size]
 
 
+@lru_cache(maxsize=_MOST_PACKED)
 def _pack(record: Record, table: Layout) -> bytes:
+    # Of the records of an input, a mutation changes one or two.
     if isinstance(record, MemoryEdit):
         return pack_record(record, table)
     slot, unset, ones, flip = record

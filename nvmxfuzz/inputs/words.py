@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from nvmxfuzz.inputs.case import ConfigCase, EntryCase, SlotCase
@@ -14,6 +15,7 @@ from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.profile import Profile
 
 _CONFIG_ATTRIBUTES = {"error_on_inconsistent_vmcs_config": "error_on_inconsistent"}
+_NONE: Mapping[str, int] = MappingProxyType({})
 PROFILE_ATTRIBUTES = ("family", "model", "stepping")
 """What a config case may edit of its profile beside the MSRs."""
 
@@ -60,10 +62,16 @@ def profile_word(profile: Profile, slot: Slot) -> int:
 
 
 def build_attempt(
-    attempt: Attempt, words: Mapping[Slot, int], memory: Sequence[MemoryEdit]
+    attempt: Attempt,
+    words: Mapping[Slot, int],
+    memory: Sequence[MemoryEdit],
+    fields: Mapping[str, int] = _NONE,
 ) -> Attempt:
-    """Return `attempt` with `words` in their slots and then `memory`; other memory is kept."""
-    vmcs: dict[str, int] = {}
+    """Return `attempt` with `words` in their slots and then `memory`; other memory is kept.
+
+    `fields` are words of VMCS fields, by name: a short way.
+    """
+    vmcs: dict[str, int] = {**fields}
     writes: list[MemoryEdit] = []
     processor: dict[str, Any] = {}
     parts: dict[str, Any] = {}

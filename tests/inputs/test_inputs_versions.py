@@ -41,7 +41,7 @@ def newest(newest_version: int) -> Iterator[None]:
         slots = slots_of_version_2(harness)
         return Layout(harness, tuple(slot for slot in slots if slot.since <= version))
 
-    caches = (codec._start, codec._before_records)
+    caches = (codec._start, codec._numbered_start, codec._before_records)
     with pytest.MonkeyPatch.context() as patch:
         for module in (codec, difference, parts):
             patch.setattr(module, "layout", layout)
