@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from nvmxfuzz.cpu.entry import Entry
 from nvmxfuzz.cpu.judgement import Judgement
-from nvmxfuzz.cpu.questions import compile_questions
+from nvmxfuzz.cpu.questions import Ask, compile_questions
 from nvmxfuzz.cpu.rule import Rule, Section, Subject, Verdict
 
 View: TypeAlias = Callable[[Entry], Sequence[Subject]]
@@ -44,6 +44,11 @@ class Chapter:
         for rule in self.rules:
             found.setdefault(rule.section, []).append(rule)
         return {title: tuple(rules) for title, rules in found.items()}
+
+    @property
+    def questions(self) -> tuple[Ask, ...]:
+        """The functions that ask the rules, in which most of these are written out."""
+        return (self._ask_entry, *(ask for _, ask in self._ask_views))
 
     def judge(self, entry: Entry) -> Judgement:
         """Return which rules are broken, unknown and asked at all for `entry`."""

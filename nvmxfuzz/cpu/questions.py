@@ -6,25 +6,27 @@ straight-line code costs nearly nothing. So it is written out, once, when a chap
 
     def ask(subject, miss):
         asked = 0x3
-        if not (verdict := f0(subject)): miss((0, verdict))
+        if not (verdict := subject.vmcs.host_cs_selector != 0): miss((0, verdict))
         if not (verdict := f1(subject)): miss((1, verdict))
-        if f2(subject):
+        if subject.event:
             asked |= 0x4
-            if not (verdict := f3(subject)): miss((2, verdict))
-        if word := f4(subject):
+            if not (verdict := subject.event_vector != 2): miss((2, verdict))
+        if word := subject.vmcs.guest_cr4:
             if word & 0x80:
                 asked |= 0x8
-                if not (verdict := f5(subject)): miss((3, verdict))
+                if not (verdict := f3(subject.caps)): miss((3, verdict))
         return asked
+
+A rule is written out as `written_out` tells, or called.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from operator import attrgetter
 from typing import TypeAlias, cast
 
 from nvmxfuzz.cpu.rule import Condition, Given, Rule, Subject, Verdict
+from nvmxfuzz.cpu.written_out import written_out
 
 Miss: TypeAlias = Callable[[tuple[int, Verdict]], None]
 Ask: TypeAlias = Callable[[Subject, Miss], int]
@@ -45,9 +47,9 @@ def compile_questions(rules: Sequence[Rule], view: str | None) -> Ask:
         if isinstance(condition, Given):
             by_word.setdefault(condition.word, []).append((condition, indices))
         elif condition is not None:
-            writer.group(f"if {writer.name(condition)}(subject):", indices, depth=1)
+            writer.group(f"if {writer.asked(condition)}:", indices, depth=1)
     for word, groups in by_word.items():
-        writer.line(f"if word := {writer.name(attrgetter(word))}(subject):", depth=1)
+        writer.line(f"if word := subject.{word}:", depth=1)
         for given, indices in groups:
             writer.group(writer.given(given), indices, depth=2)
     return writer.finished()
@@ -61,10 +63,15 @@ class _Writer:
         self._lines = ["def ask(subject, miss):"]
         self._names: dict[str, object] = {}
 
-    def name(self, function: Callable[[Subject], object]) -> str:
-        """Return a name by which the code calls `function`."""
+    def asked(self, function: Callable[[Subject], object]) -> str:
+        """Return the expression that asks `function`: written out if it can be, else a call."""
+        text = written_out(function, "subject", self._name)
+        return text or f"{self._name(function)}(subject)"
+
+    def _name(self, value: object) -> str:
+        """Return a name by which the code knows `value`."""
         name = f"f{len(self._names)}"
-        self._names[name] = function
+        self._names[name] = value
         return name
 
     def line(self, text: str, depth: int) -> None:
@@ -73,7 +80,7 @@ class _Writer:
 
     def given(self, condition: Given) -> str:
         """Return the line that asks a condition on `word`, which is not 0."""
-        test = f"{self.name(condition.test)}(subject)" if condition.test else "True"
+        test = self.asked(condition.test) if condition.test else "True"
         return f"if word & {condition.mask:#x} and {test}:"
 
     def unconditional(self, indices: Sequence[int]) -> None:
@@ -89,9 +96,8 @@ class _Writer:
 
     def _rules_of(self, indices: Sequence[int], depth: int) -> None:
         for index in indices:
-            predicate = self.name(self._rules[index].predicate)
-            call = f"(verdict := {predicate}(subject))"
-            self.line(f"if not {call}: miss(({index}, verdict))", depth)
+            verdict = self.asked(self._rules[index].predicate)
+            self.line(f"if not (verdict := {verdict}): miss(({index}, verdict))", depth)
 
     def finished(self) -> Ask:
         """Return the function."""

@@ -25,6 +25,7 @@ from nvmxfuzz.campaign.feedback import (
 from nvmxfuzz.campaign.harness import Harness
 from nvmxfuzz.campaign.inputs_folder import NAME
 from nvmxfuzz.campaign.session import Session
+from nvmxfuzz.cpu.vm_entry import CHAPTER
 from nvmxfuzz.inputs.mutate import cross_over, mutator
 
 MAX_SIZE = 4096
@@ -157,3 +158,5 @@ def _instrument_witnesses() -> None:
             for function in vars(module).values():
                 if isinstance(function, FunctionType) and function.__module__ == name:
                     atheris.instrument_func(function)
+    for questions in CHAPTER.questions:
+        atheris.instrument_func(questions)
