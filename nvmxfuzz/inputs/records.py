@@ -34,6 +34,8 @@ Record: TypeAlias = SlotEdit | MemoryEdit
 
 _MAX_RANGE: Final = 255
 _RANGE_HEAD: Final = 9
+_ZEROES: Final = bytes(26)
+"""A record of a slot has no more bytes."""
 
 
 def read_records(body: bytes, count: int, table: Layout) -> tuple[list[Record], bytes]:
@@ -41,12 +43,13 @@ def read_records(body: bytes, count: int, table: Layout) -> tuple[list[Record], 
     slots, has_memory = table.slots, bool(table.by_area["memory"])
     found: list[Record] = []
     at, end = 0, len(body)
+    body += _ZEROES
     while at < end and len(found) < count:
-        head = int.from_bytes(body[at : at + 2], "little")
+        head = body[at] | body[at + 1] << 8
         at += 2
         operation = head >> 12
         if has_memory and operation in (WRITE, UNBACK):
-            edit = _range(body, at, operation == WRITE)
+            edit = _range(body[:end], at, operation == WRITE)
             at += _RANGE_HEAD + (len(edit.data) if edit.backed else 0)
             found.append(edit)
             continue
@@ -64,7 +67,7 @@ def read_records(body: bytes, count: int, table: Layout) -> tuple[list[Record], 
             found.append((slot, word, ones, flip))
             at += 2 * size
         at += size
-    return found, body[at:]
+    return found, body[at:end]
 
 
 def pack_record(change: Change, table: Layout) -> bytes:

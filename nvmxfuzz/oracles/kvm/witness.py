@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Final, Protocol
 
 from nvmxfuzz.machine.attempt import Attempt
+from nvmxfuzz.machine.processor import Processor
 from nvmxfuzz.machine.profile import Profile
 from nvmxfuzz.oracles.kvm.l1 import unmet
 from nvmxfuzz.targets.base import Message, Observation, not_representable
@@ -60,6 +61,9 @@ class Once:
         self._attempt: Attempt | None = None
         self._ran: Observation | None = None
         self._ended: Observation | None = None
+        # Attempts mostly share their processor and its mode with the one before.
+        self._offered: tuple[Profile, Profile] | None = None
+        self._unmet: tuple[Processor, Profile, str] | None = None
 
     @property
     def name(self) -> str:
@@ -68,13 +72,15 @@ class Once:
 
     def virtual(self, profile: Profile) -> Profile:
         """Return the processor that KVM offers L1 on that hardware."""
-        return self._kvm.virtual(profile)
+        if self._offered is None or profile is not self._offered[0]:
+            self._offered = profile, self._kvm.virtual(profile)
+        return self._offered[1]
 
     def run(self, attempt: Attempt) -> Observation:
         """Return what KVM's software makes of it."""
         self._turn_to(attempt)
         if self._ran is None:
-            reason = unmet(on_virtual(attempt, self))
+            reason = self._why_unseen(attempt)
             self._ran = not_representable(reason) if reason else self._kvm.run(attempt)
         return self._ran
 
@@ -89,6 +95,13 @@ class Once:
     def ended(self, attempt: Attempt) -> Observation | None:
         """Return what L1 sees in the end, None unless somebody has asked for it."""
         return self._ended if attempt is self._attempt else None
+
+    def _why_unseen(self, attempt: Attempt) -> str:
+        known, profile = self._unmet, attempt.profile
+        if known is None or known[0] is not attempt.processor or known[1] is not profile:
+            known = attempt.processor, profile, unmet(on_virtual(attempt, self))
+            self._unmet = known
+        return known[2]
 
     def _turn_to(self, attempt: Attempt) -> None:
         if attempt is not self._attempt:
