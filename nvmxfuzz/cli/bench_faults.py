@@ -86,6 +86,7 @@ def add_parser(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 def run(args: argparse.Namespace) -> int:
     """Measure, and print the tables; return 1 if a fault was missed too often."""
+    from nvmxfuzz.power.revision import revision
     from nvmxfuzz.power.trials import Measurement, measure
     from nvmxfuzz.power.variant import DEFAULT, all_variants, variant_named
 
@@ -102,15 +103,11 @@ def run(args: argparse.Namespace) -> int:
         _print_list(faults)
         return 0
     _build(faults, args.jobs)
-    measurement = Measurement(faults, variants, args.trials, args.seed, args.time, args.jobs)
-    begin, count = monotonic(), 0
-
-    def told(result: Result) -> None:
-        nonlocal count
-        count += 1
-        print(_line(result, count, measurement.size, monotonic() - begin), file=sys.stderr)
-
-    results = measure(measurement, args.results, told)
+    measurement = Measurement(
+        faults, variants, args.trials, args.seed, args.time, args.jobs, revision()
+    )
+    progress = _Progress(measurement.size)
+    results = measure(measurement, args.results, progress)
     _print_results(results, faults, args)
     if args.page is not None:
         _write_page(args)
@@ -195,13 +192,31 @@ def _is_enough(results: Sequence[Result]) -> bool:
     return all(sum(found) >= _GOAL * len(found) for found in groups.values())
 
 
-def _line(result: Result, count: int, size: int, seconds: float) -> str:
-    trial = result.trial
-    what = trial.identity or f"NOT FOUND {trial.died}".strip()
-    return (
-        f"{count}/{size} {seconds:,.0f} s: {result.fault}, {result.variant}, seed {result.seed}: "
-        f"{what}, {trial.executions:,} executions, {trial.seconds:.1f} s"
-    )
+class _Progress:
+    """Tells of each trial on stderr, and when the measurement will have ended."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._begin = monotonic()
+        self._made = 0
+
+    def __call__(self, result: Result, left: int) -> None:
+        """Print a line on a trial that has just been made; `left` are yet to be made."""
+        self._made += 1
+        trial = result.trial
+        what = trial.identity or f"NOT FOUND {trial.died}".strip()
+        seconds = (monotonic() - self._begin) / self._made * left
+        print(
+            f"{self._size - left}/{self._size}, {_duration(seconds)} to go: {result.fault}, "
+            f"{result.variant}, seed {result.seed}: {what}, {trial.executions:,} executions, "
+            f"{trial.seconds:.1f} s",
+            file=sys.stderr,
+        )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
 def _count(text: str) -> int:

@@ -28,12 +28,16 @@ _MOST_SEEDS: Mapping[Corpus, int | None] = {"all": None, "one": 1, "none": 0}
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of one trial; `seconds_allowed` is how long it might have taken."""
+    """What came of one trial.
+
+    `seconds_allowed` is how long it might have taken, `revision` which state of the code it ran.
+    """
 
     fault: str
     variant: str
     seed: int
     seconds_allowed: float
+    revision: str
     trial: Trial
 
     @property
@@ -56,6 +60,7 @@ class Measurement:
     first_seed: int
     seconds: float
     jobs: int
+    revision: str
 
     @property
     def size(self) -> int:
@@ -64,25 +69,27 @@ class Measurement:
 
 
 def measure(
-    measurement: Measurement, file: Path | None, told: Callable[[Result], None]
+    measurement: Measurement, file: Path | None, told: Callable[[Result, int], None]
 ) -> list[Result]:
     """Make all trials that `file` does not have yet; return every one, in order of name and seed.
 
-    `told` is called with each as soon as it is there.
+    `told` is called with each as soon as it is there, and with how many are yet to be made.
     """
     done = {} if file is None else read_results(file)
     wanted = list(_searches(measurement))
     results = [done[key] for key, _, _ in wanted if key in done]
     with ThreadPoolExecutor(measurement.jobs) as pool:
         running = [
-            pool.submit(_try, fault, search) for key, fault, search in wanted if key not in done
+            pool.submit(_try, fault, search, measurement.revision)
+            for key, fault, search in wanted
+            if key not in done
         ]
         try:
-            for each in as_completed(running):
+            for left, each in zip(range(len(running))[::-1], as_completed(running), strict=True):
                 result = each.result()
                 if file is not None:
                     _append(file, result)
-                told(result)
+                told(result, left)
                 results.append(result)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -103,8 +110,9 @@ def _searches(
                 yield (fault.name, variant.name, seed, measurement.seconds), fault, search
 
 
-def _try(fault: Fault, search: Search) -> Result:
-    return Result(fault.name, search.variant.name, search.seed, search.seconds, hunt(fault, search))
+def _try(fault: Fault, search: Search, revision: str) -> Result:
+    trial = hunt(fault, search)
+    return Result(fault.name, search.variant.name, search.seed, search.seconds, revision, trial)
 
 
 @cache
@@ -149,5 +157,6 @@ def _result(entry: Mapping[str, Any]) -> Result:
         variant=entry["variant"],
         seed=entry["seed"],
         seconds_allowed=entry["seconds_allowed"],
+        revision=entry["revision"],
         trial=Trial(**{**trial, "others": tuple(trial["others"])}),
     )
