@@ -234,6 +234,17 @@ class ForgetsWithCpuid(CheckedModel):
         return super().set_cpuid(cpuid)
 
 
+class KeepsHalf(CheckedModel):
+    """Of EPT_VPID_CAP only what is said of EPT is kept."""
+
+    def set_msrs(self, values: tuple[tuple[int, int], ...]) -> int:
+        """Do it wrong."""
+        taken = super().set_msrs(values)
+        if values[0][0] == EPT_VPID:
+            self.vcpu.msrs.vpid_caps = 0
+        return taken
+
+
 class OffersWhatIsNotThere(CheckedModel):
     """VM exit loads IA32_EFER, VM entry does not."""
 
@@ -276,6 +287,7 @@ FAULTS: Final[tuple[tuple[str, Callable[[str], ModelMsrs]], ...]] = (
     ("restore.order-free", DependsOnOrder),
     ("restore.idempotent", Toggles),
     ("restore.survives-cpuid", ForgetsWithCpuid),
+    ("restore.reads-back", KeepsHalf),
     ("nested.within-config", OffersWhatIsNotThere),
     ("nested.within-config", TellsOfFewFields),
     ("nested.usable", DemandsTheImpossible),

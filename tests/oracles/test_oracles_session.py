@@ -55,6 +55,15 @@ CASES = {
             *steps("run"),
         ),
     ),
+    "restored": SessionCase(
+        RESTRICTED,
+        (
+            *L2,
+            *steps("save", "run", "restore"),
+            session_step("set-nested-state", part="flags", flip=2),
+            *steps("set-nested-state"),
+        ),
+    ),
 }
 
 
@@ -156,6 +165,18 @@ def restores_nothing(_toy: Toy, step: SessionStep, result: StepResult) -> StepRe
     return replace(result, errno=-22) if step.kind == "restore" else result
 
 
+def loses_a_field(toy: Toy, step: SessionStep, result: StepResult) -> StepResult:
+    if step.kind == "set-nested-state":
+        toy.edit(step.vcpu, "vmcs12", host_rip=5)
+    return result
+
+
+def loses_a_pending_entry(toy: Toy, step: SessionStep, result: StepResult) -> StepResult:
+    if step.kind == "set-nested-state":
+        toy.edit(step.vcpu, "nested", flags=dict(toy.views[step.vcpu].nested)["flags"] & ~2)
+    return result
+
+
 def goes_on_otherwise(_toy: Toy, step: SessionStep, result: StepResult) -> StepResult:
     return replace(result, outcome="exit 0") if step.kind == "run" and step.vcpu else result
 
@@ -183,6 +204,9 @@ def has_modes(toy: Toy, step: SessionStep, result: StepResult) -> StepResult:
         ("session.nested-state-round-trip", "plain", restores_less),
         ("session.nested-state-round-trip", "plain", restores_nothing),
         ("session.nested-state-round-trip", "plain", goes_on_otherwise),
+        ("session.nested-state-reads-back", "restored", restores_less),
+        ("session.nested-state-reads-back", "restored", loses_a_field),
+        ("session.nested-state-reads-back", "restored", loses_a_pending_entry),
         ("session.two-modes-agree", "plain", has_modes),
     ],
 )
@@ -206,6 +230,21 @@ def test_what_is_emulated_by_design_is_none_of_l2_s_when_it_is_invalid() -> None
 
     assert "session.l2-never-emulated" not in found(valid, fault)
     assert "session.l2-never-emulated" in found(broken, fault)
+
+
+@pytest.mark.parametrize(
+    ("part", "flip"),
+    [("flags", 0x100), ("vmx_flags", 1), ("preemption_timer_deadline", 5), ("size", 1)],
+)
+def test_what_means_nothing_need_not_be_read_back(part: str, flip: int) -> None:
+    step = session_step("set-nested-state", part=part, flip=flip)
+
+    def fault(toy: Toy, step: SessionStep, result: StepResult) -> StepResult:
+        if step.kind == "set-nested-state":
+            toy.edit(step.vcpu, "nested", flags=1, vmx_flags=0, preemption_timer_deadline=0)
+        return result
+
+    assert "session.nested-state-reads-back" not in found(in_l2(*steps("save"), step), fault)
 
 
 def test_where_a_model_ends_is_no_finding() -> None:

@@ -45,8 +45,10 @@ def fresh_view() -> VcpuView:
         msrs=tuple(sorted(msrs.items())),
         nested=(
             ("flags", 0),
+            ("preemption_timer_deadline", 0),
             ("smm_flags", 0),
             ("vmcs12_pa", NO_POINTER),
+            ("vmx_flags", 0),
             ("vmxon_pa", NO_POINTER),
         ),
     )
@@ -171,4 +173,17 @@ class Toy:
                 self.slots[step.chosen("slot")] = self.views[step.vcpu]
             case "restore" if step.chosen("slot") in self.slots:
                 self.views[step.vcpu] = self.slots[step.chosen("slot")]
+            case "set-nested-state":
+                self._set_nested_state(step)
         return StepResult()
+
+    def _set_nested_state(self, step: SessionStep) -> None:
+        """Take the header, edited in one part, and the VMCS."""
+        view = self.views[step.vcpu]
+        kept = self.slots.get(step.chosen("slot"), view)
+        nested, part = dict(kept.nested), step.chosen("part")
+        if part in nested:
+            nested[part] = nested[part] & ~step.number("unset") ^ step.number("flip")
+        self.views[step.vcpu] = replace(
+            view, nested=tuple(sorted(nested.items())), vmcs12=kept.vmcs12
+        )

@@ -15,7 +15,7 @@ FIRST, SECOND = FAULTS[0].name, FAULTS[1].name
 
 def result(fault: str, variant: str, seconds: float, *, limit: float = 60.0) -> Result:
     identity = "entry.no-missed-check-1" if seconds else ""
-    return Result(fault, variant, 1, limit, Trial(identity, 10, seconds or limit))
+    return Result(fault, variant, 1, limit, "c0ffee", Trial(identity, 10, seconds or limit))
 
 
 def text(*results: Result) -> str:

@@ -64,7 +64,7 @@ def _failed(step: Step, result: int | None) -> bool:
     return not isinstance(step, Rdmsr) and result != 0
 
 
-# ---------------------------------------------------------------------- the eight
+# ---------------------------------------------------------------------- the nine
 
 
 def round_trip(steps: Sequence, witness: MsrWitness) -> Iterator[Found]:
@@ -123,6 +123,27 @@ def atomic(steps: Sequence, witness: MsrWitness) -> Iterator[Found]:
         before = after
 
 
+def reads_back(steps: Sequence, witness: MsrWitness) -> Iterator[Found]:
+    """A value that KVM takes from userspace is what userspace reads then."""
+    witness.renew()
+    for step in steps:
+        taken = _taken(step, step.on(witness))
+        values = _values(witness) if taken else {}
+        for index, value in taken.items():
+            if values.get(index, value) != value:
+                name, read = msr_name(index), values[index]
+                yield name, f"{name} reads {read:#x} after {value:#x} was taken, in {step}"
+
+
+def _taken(step: Step, result: int | None) -> dict[int, int]:
+    """Return the MSRs that userspace has written in a step, and the value that each has got."""
+    if isinstance(step, SetMsrs):
+        return dict(step.values[: result or 0])
+    if isinstance(step, RestoreMsr) and result == 0:
+        return {step.index: step.value}
+    return {}
+
+
 def order_free(steps: Sequence, witness: MsrWitness) -> Iterator[Found]:
     """Two steps one after the other, of different MSRs or one of CPUID, could change places."""
     for at in range(len(steps) - 1):
@@ -175,11 +196,8 @@ def survives_cpuid(steps: Sequence, witness: MsrWitness) -> Iterator[Found]:
     for step in steps:
         before = _values(witness)
         result = step.on(witness)
-        if isinstance(step, SetMsrs) and result:
-            written.update(index for index, _ in step.values[:result])
-        elif isinstance(step, RestoreMsr) and result == 0:
-            written.add(step.index)
-        elif isinstance(step, SetCpuid):
+        written |= _taken(step, result).keys()
+        if isinstance(step, SetCpuid):
             after = _values(witness)
             for index in sorted(written & before.keys() & after.keys()):
                 if before[index] != after[index]:
@@ -226,12 +244,9 @@ def _settled(steps: Sequence, witness: MsrWitness) -> tuple[str, GuestCpuid | No
     place, cpuid = "vcpu", None
     for step in steps:
         result = step.on(witness)
-        if isinstance(step, SetMsrs):
-            if any(index != _FEATURE_CONTROL for index, _ in step.values[: result or 0]):
-                place = "written"
-        elif isinstance(step, RestoreMsr) and result == 0:
+        if _taken(step, result).keys() - {_FEATURE_CONTROL}:
             place = "written"
-        elif isinstance(step, SetCpuid) and result == 0:
+        if isinstance(step, SetCpuid) and result == 0:
             cpuid = step.cpuid
     return place, cpuid
 
@@ -262,6 +277,7 @@ BREACHES: Final[dict[str, Breaches]] = {
     "restore.round-trip": round_trip,
     "restore.never-widens": never_widens,
     "restore.atomic": atomic,
+    "restore.reads-back": reads_back,
     "restore.order-free": order_free,
     "restore.idempotent": idempotent,
     "restore.survives-cpuid": survives_cpuid,

@@ -94,6 +94,22 @@ KNOWN: Final = (
         "back to L2: RSM loads a vmcs02 that is not there.",
     ),
     KnownBreach(
+        "vmx-operation-in-smm",
+        "session.nested-state-reads-back",
+        r"SMM over L1: nested\.smm_flags",
+        _BOTH,
+        "Without a current VMCS KVM_SET_NESTED_STATE ends before it looks at the flags of SMM: the "
+        "handler of the SMI is in VMX operation (docs/findings/vmx-operation-in-smm.md).",
+    ),
+    KnownBreach(
+        "restored-over-l2",
+        "session.nested-state-reads-back",
+        r"L[12]: vmcs12\.guest_(bndcfgs|cs_base|cs_limit)",
+        _BOTH,
+        "Where L2 was active KVM copies the segments and tables of a vmcs02 that it has freed to "
+        "the VMCS that it was given (docs/findings/restored-over-l2.md).",
+    ),
+    KnownBreach(
         "cr0-fixed-in-vmx-operation",
         "session.ioctl-accepts",
         "set-sregs cr0 without NE",
