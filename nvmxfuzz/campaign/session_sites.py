@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The points of the harness for sessions: what came of each kind of step, and who ran then."""
+"""The points of the harness for sessions: what came of each kind of step, and who ran then.
+
+Also what an instruction came to in another mode than 64-bit code at CPL 0, which is another case
+altogether, and what the nested state says is pending: what seldom is.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import Final
 
 from nvmxfuzz.campaign.config_sites import SiteVerdicts
 from nvmxfuzz.inputs.case import SESSION_KERNELS, SessionCase
-from nvmxfuzz.inputs.session_steps import EXITS, STEP_KINDS, SessionStep, StepKind
+from nvmxfuzz.inputs.session_steps import EXITS, STEP_BY_NAME, STEP_KINDS, SessionStep, StepKind
 from nvmxfuzz.oracles.session.play import Moment, Played, Stage, play
 from nvmxfuzz.oracles.session.witness import VcpuView
 from nvmxfuzz.targets.session_model import ModelSessions
@@ -48,6 +52,15 @@ def _endings(kind: StepKind, who: str) -> tuple[str, ...]:
     return (*_OF_ALL, *_BY_KIND.get(kind.name, ()), *(_OPERANDS if operand else ()))
 
 
+_PENDING: Final[Mapping[str, tuple[str, int]]] = {
+    "VM entry": ("flags", 2),
+    "MTF exit": ("flags", 8),
+    "preemption timer": ("vmx_flags", 1),
+    "L2 behind SMM": ("smm_flags", 1),
+    "VMX operation behind SMM": ("smm_flags", 2),
+}
+"""A flag of the nested state by what it stands for."""
+
 _REFUSING: Final = ("set-msr", "restore", "set-nested-state")
 
 
@@ -57,6 +70,15 @@ def _sites() -> Iterator[str]:
             yield from (f"{who}: {kind.name} {ending}".rstrip() for ending in _endings(kind, who))
     for name in EXITS:
         yield from (f"exit {name}: {ending}" for ending in ("l2", "exit"))
+    for kind in STEP_KINDS:
+        for mode in _modes(kind)[1:]:
+            yield from (f"{mode}: {kind.name} {ending}" for ending in _endings(kind, "L1"))
+    for name in _PENDING:
+        yield from (f"pending: {name} after {kind.name}" for kind in STEP_KINDS)
+
+
+def _modes(kind: StepKind) -> tuple[str, ...]:
+    return next((each.choices for each in kind.operands if each.name == "mode"), ())
 
 
 SESSION_SITES: Final = tuple(_sites())
@@ -90,7 +112,14 @@ def session_verdicts(_case: SessionCase, played: Played) -> SiteVerdicts:
 
 def _fired(moment: Moment) -> Iterator[str]:
     step, ending = moment.step, _ending(moment)
-    yield f"{_who(moment.before)}: {step.kind} {ending}".rstrip()
+    who = _who(moment.before)
+    yield f"{who}: {step.kind} {ending}".rstrip()
+    if who == "L1" and _modes(STEP_BY_NAME[step.kind]):
+        yield f"{step.chosen('mode')}: {step.kind} {ending}"
+    nested = dict(moment.after.nested)
+    for name, (word, flag) in _PENDING.items():
+        if nested.get(word, 0) & flag:
+            yield f"pending: {name} after {step.kind}"
     if step.kind == "l2-exit" and moment.before.in_l2:
         yield f"exit {_exit_of(step)}: {ending}"
 

@@ -34,8 +34,12 @@ def nested_kvm(
     early_consistency_checks: int = 0,
     *,
     bare_metal: bool = True,
+    given: Profile | None = None,
 ) -> tuple[Kvm, Profile]:
     """Return KVM of that version on `profile`, and the processor that L1 of a default VM has.
+
+    `given` is that processor where KVM itself has said what it is: the model of loading supports
+    features that a real KVM does not, as it knows of no XCR0 and no host that lacks them.
 
     `early_consistency_checks` is 1 for dry runs, 0 for none, and -1, as the parameter was first
     proposed, for dry runs where KVM is on bare metal and not in a guest itself: in one, a dry run
@@ -44,7 +48,7 @@ def nested_kvm(
     """
     behaviour = entry_behaviour(version)
     kernel = find_kernel(_CONFIG_OF.get(version, version))
-    virtual = virtual_profile(profile, kernel, params)
+    virtual = given or virtual_profile(profile, kernel, params)
     module = load_kvm_intel(HostCpu.of(profile), kernel, params).module
     assert module is not None
     auto = early_consistency_checks == AUTO
@@ -83,7 +87,7 @@ def kvm_of(
         vpid01=1 if flags.enable_vpid else 0,
         vpid02=2 if flags.enable_vpid else 0,
         host_umip="UMIP" in module.host.features,
-        mpx_supported=bool(mpx) and "MPX" in module.host.features,
+        mpx_supported=bool(mpx) and "mpx" in virtual.features,
     )
 
 

@@ -121,7 +121,7 @@ class KvmModel(Target):
         if len(self._found) == _MOST:
             self._found.clear()
         # The profile is kept with it, so that no other one gets its identity.
-        self._found[id(profile)] = profile, self._load(self._host(profile))
+        self._found[id(profile)] = profile, self._load(profile)
         return self._found[id(profile)][1]
 
     def _host(self, profile: Profile) -> Profile:
@@ -129,10 +129,14 @@ class KvmModel(Target):
         given = host != profile.name and host in profile_names()
         return load_profile(host) if given else profile
 
-    def _load(self, host: Profile) -> _Loaded | str:
+    def _load(self, profile: Profile) -> _Loaded | str:
+        host = self._host(profile)
         try:
             kvm, virtual = nested_kvm(
-                _with_counters(host), self._kernel, early_consistency_checks=self._dry_run
+                _with_counters(host),
+                self._kernel,
+                early_consistency_checks=self._dry_run,
+                given=profile if host is not profile else None,
             )
         except InputError as refused:
             return str(refused)

@@ -55,6 +55,16 @@ CASES = {
             *steps("run"),
         ),
     ),
+    "told": SessionCase(RESTRICTED, (*L2, *steps("run-immediate"))),
+    "effects": SessionCase(
+        RESTRICTED,
+        (
+            *steps("vmxon", "vmptrld", "prepare"),
+            session_step("vmwrite", field="host_rip", value=0x7000),
+            session_step("vmread", field="host_rip"),
+            *steps("vmclear", "vmptrld", "vmlaunch"),
+        ),
+    ),
     "restored": SessionCase(
         RESTRICTED,
         (
@@ -177,6 +187,23 @@ def loses_a_pending_entry(toy: Toy, step: SessionStep, result: StepResult) -> St
     return result
 
 
+def tells_an_older_rip(toy: Toy, step: SessionStep, result: StepResult) -> StepResult:
+    if step.kind == "run-immediate":
+        toy.edit(step.vcpu, "vmcs12", guest_rip=5)
+    return result
+
+
+def has_no_effect(kind: str) -> Fault:
+    """Return a KVM in which an instruction that is done leaves the vCPU as it was."""
+
+    def fault(toy: Toy, step: SessionStep, result: StepResult) -> StepResult:
+        if step.kind == kind:
+            toy.views[step.vcpu] = toy.before
+        return result
+
+    return fault
+
+
 def goes_on_otherwise(_toy: Toy, step: SessionStep, result: StepResult) -> StepResult:
     return replace(result, outcome="exit 0") if step.kind == "run" and step.vcpu else result
 
@@ -207,6 +234,11 @@ def has_modes(toy: Toy, step: SessionStep, result: StepResult) -> StepResult:
         ("session.nested-state-reads-back", "restored", restores_less),
         ("session.nested-state-reads-back", "restored", loses_a_field),
         ("session.nested-state-reads-back", "restored", loses_a_pending_entry),
+        ("session.nested-state-current", "told", tells_an_older_rip),
+        *(
+            ("session.instruction-effects", "effects", has_no_effect(kind))
+            for kind in ("vmxon", "vmptrld", "vmwrite", "vmread", "vmclear", "vmlaunch")
+        ),
         ("session.two-modes-agree", "plain", has_modes),
     ],
 )

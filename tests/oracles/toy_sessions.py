@@ -12,6 +12,7 @@ from nvmxfuzz.inputs.session_steps import MSRS, SessionStep
 from nvmxfuzz.inputs.world import World
 from nvmxfuzz.kvm.guest_state_valid import guest_segments_valid
 from nvmxfuzz.machine.profile import load_profile
+from nvmxfuzz.oracles.session.effects import OF_L2
 from nvmxfuzz.oracles.session.seen import is_executed, segments
 from nvmxfuzz.oracles.session.state import State
 from nvmxfuzz.oracles.session.witness import PLACE_ADDRESSES, StepResult, VcpuView
@@ -33,12 +34,12 @@ def fresh_view() -> VcpuView:
     for name, parts in SEGMENTS.items():
         sregs |= {f"{name}.{part}": value for part, value in parts.items()}
     sregs |= {"ldt.unusable": 1, "cr0": 0x8005_0033, "cr2": 0, "cr3": 0x41000, "cr4": 0x2020}
-    sregs |= {"efer": 0x500, "gdt_base": 0}
+    sregs |= {"efer": 0x500, "gdt.base": 0, "idt.base": 0}
     profile = load_profile("kvm-6.12-skylake-x")
     msrs = {name: profile.msrs[index] for name, index in MSRS.items() if index in profile.msrs}
     msrs["IA32_FEATURE_CONTROL"] = 5
     return VcpuView(
-        regs=tuple(sorted({"rip": 0x1000, "rflags": 2, "rax": 0}.items())),
+        regs=tuple(sorted({"rip": 0x1000, "rsp": 0, "rflags": 2, "rax": 0}.items())),
         sregs=tuple(sorted(sregs.items())),
         events=tuple((name, 0) for name in sorted(EVENTS)),
         mp_state=0,
@@ -77,6 +78,7 @@ class Toy:
         self.views: list[VcpuView] = []
         self.slots: dict[str, VcpuView] = {}
         self.done: list[SessionStep] = []
+        self.before = fresh_view()
 
     def load(self, world: World) -> str:
         """Take any world."""
@@ -99,6 +101,7 @@ class Toy:
     def do(self, step: SessionStep) -> StepResult:
         """Make a step."""
         self.done.append(step)
+        self.before = self.views[step.vcpu]
         return self.fault(self, step, self._do(step))
 
     def edit(self, vcpu: int, part: str, **values: int) -> None:
@@ -122,15 +125,18 @@ class Toy:
             return self._l1(step, state) if is_executed(step) else "l1"
         words = state.sregs["cr0"], state.regs["rflags"]
         if not guest_segments_valid(segments(state), *words):
-            self.edit(step.vcpu, "nested", flags=0)
-            self.views[step.vcpu] = replace(
-                self.views[step.vcpu], sregs=fresh_view().sregs, regs=fresh_view().regs
-            )
+            self._leave(step.vcpu)
             return "triple-fault"
         if step.kind == "l2-exit" and step.chosen("exit") == "external-interrupt":
             return "l2"
-        self.edit(step.vcpu, "nested", flags=0)
+        self._leave(step.vcpu)
         return "exit 18"
+
+    def _leave(self, vcpu: int) -> None:
+        """Go on with L1."""
+        self.edit(vcpu, "nested", flags=0)
+        fresh = fresh_view()
+        self.views[vcpu] = replace(self.views[vcpu], sregs=fresh.sregs, regs=fresh.regs)
 
     def _l1(self, step: SessionStep, state: State) -> str:
         if step.kind == "vmxon":
@@ -146,7 +152,15 @@ class Toy:
                 return REFUSED
             self.edit(step.vcpu, "nested", flags=1)
             self.edit(step.vcpu, "vmcs12", launch_state=1)
+            words = {there: state.vmcs12.get(name, 0) for name, there in OF_L2.items()}
+            for part in ("regs", "sregs"):
+                known = dict(getattr(self.views[step.vcpu], part)).keys()
+                self.edit(step.vcpu, part, **{at: words[at] for at in words if at in known})
             return "entered"
+        elif step.kind == "vmclear" and PLACE_ADDRESSES[step.chosen("region")] == state.current:
+            self.edit(step.vcpu, "nested", vmcs12_pa=NO_POINTER)
+        elif step.kind == "vmread":
+            self.edit(step.vcpu, "regs", rax=state.vmcs12.get(step.chosen("field"), 0))
         elif step.kind == "vmwrite":
             self.edit(step.vcpu, "vmcs12", **{step.chosen("field"): step.number("value")})
         return "done"

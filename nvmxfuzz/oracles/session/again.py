@@ -10,7 +10,7 @@ from typing import Final
 from nvmxfuzz.inputs.session_steps import MSRS, STEP_BY_NAME, VCPUS, SessionStep, session_step
 from nvmxfuzz.inputs.world import World, parameters_of
 from nvmxfuzz.oracles.restore.offer import Found
-from nvmxfuzz.oracles.session.play import Moment, Played
+from nvmxfuzz.oracles.session.play import NOT_MODELLED, Moment, Played
 from nvmxfuzz.oracles.session.seen import is_executed, name_of
 from nvmxfuzz.oracles.session.state import State
 from nvmxfuzz.oracles.session.witness import VcpuView
@@ -72,6 +72,8 @@ def _first_difference(
     """
     for mine, theirs in zip(one, other, strict=False):
         kind = name_of(mine.step)
+        if any(each.result.stopped.startswith(NOT_MODELLED) for each in (mine, theirs)):
+            return None
         if mine.before.mp_state or theirs.before.mp_state or _is_odd(mine):
             return None
         if _told(mine) != _told(theirs):

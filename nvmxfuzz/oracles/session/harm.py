@@ -16,13 +16,10 @@ from typing import Final
 from nvmxfuzz.inputs.session_steps import VCPUS, SessionStep
 from nvmxfuzz.oracles.restore.offer import Found
 from nvmxfuzz.oracles.session.again import is_stuffed
-from nvmxfuzz.oracles.session.play import Moment, Played
+from nvmxfuzz.oracles.session.play import NOT_MODELLED, Moment, Played
 from nvmxfuzz.oracles.session.roots import has_ept, is_in_no_memory
 from nvmxfuzz.oracles.session.seen import is_invalid
 from nvmxfuzz.oracles.session.state import State
-
-NOT_MODELLED: Final = "not modelled"
-"""How `stopped` begins where a model has come to its end, and not KVM."""
 
 _ADDRESS: Final = re.compile("0x[0-9a-f]+")
 _RUN_PENDING: Final = 2

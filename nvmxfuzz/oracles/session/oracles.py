@@ -11,7 +11,7 @@ from nvmxfuzz.inputs.case import SessionCase
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.oracle import Oracle
 from nvmxfuzz.oracles.restore.offer import Found
-from nvmxfuzz.oracles.session import again, harm, ioctls, reads_back, seen
+from nvmxfuzz.oracles.session import again, effects, harm, ioctls, reads_back, seen
 from nvmxfuzz.oracles.session.known import known
 from nvmxfuzz.oracles.session.play import Played, Run
 
@@ -29,7 +29,9 @@ BREACHES: Final[dict[str, tuple[str, Breaches]]] = {
     "session.triple-fault": (_SEED, seen.triple_fault),
     "session.ioctl-accepts": (_SEED, ioctls.ioctl_accepts),
     "session.nested-state-reads-back": (_IOCTLS, reads_back.nested_state_reads_back),
+    "session.nested-state-current": (_IOCTLS, reads_back.nested_state_current),
     "session.instruction-errors": (_SDM, seen.instruction_errors),
+    "session.instruction-effects": (_SDM, effects.instruction_effects),
     "session.entry-rejects-invalid": ("SDM: VM Entries", seen.entry_rejects_invalid),
     "session.order": (_IOCTLS, again.order),
     "session.smm-round-trip": ("SDM: Default Treatment of RSM", again.smm_round_trip),
@@ -66,6 +68,7 @@ def _oracle(name: str) -> Oracle[SessionCase, Run]:
 _CHEAP: Final = (
     *("session.no-warn", "session.l2-never-emulated"),
     *("session.triple-fault", "session.ioctl-accepts", "session.nested-state-reads-back"),
+    "session.nested-state-current",
 )
 _REPLAYING: Final = (
     *("session.order", "session.smm-round-trip"),

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from nvmxfuzz.inputs.case import SessionCase
 from nvmxfuzz.inputs.session_steps import VCPUS, SessionStep
 from nvmxfuzz.inputs.world import World
 from nvmxfuzz.oracles.restore.witness import WitnessStoppedError
 from nvmxfuzz.oracles.session.witness import SessionWitness, StepResult, VcpuView
+
+NOT_MODELLED: Final = "not modelled"
+"""How `StepResult.stopped` begins where a model has come to its end, and not KVM."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""That KVM_GET_NESTED_STATE gives what KVM_SET_NESTED_STATE has just taken."""
+"""That KVM_GET_NESTED_STATE gives what KVM_SET_NESTED_STATE has just taken, and L2 as it is."""
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -55,6 +56,22 @@ def nested_state_reads_back(played: Played) -> Iterator[Found]:
             # With KVM_SET_VCPU_EVENTS a vCPU that enters or leaves SMM loses its nested state.
             if wanted is not None and wanted.in_smm == moment.before.in_smm:
                 yield from _lost(moment, wanted)
+
+
+def nested_state_current(played: Played) -> Iterator[Found]:
+    """The VMCS of an active L2 that KVM gives to userspace has the RIP and RSP that L2 has."""
+    for moment in played.moments:
+        result, view = moment.result, moment.after
+        if result.stopped or result.warnings or result.errno == -errno.EIO:
+            # A VM that KVM has given up takes registers, and no more.
+            return
+        if not view.in_l2 or not view.vmcs12:
+            continue
+        regs, vmcs12 = dict(view.regs), dict(view.vmcs12)
+        for name, field in (("rip", "guest_rip"), ("rsp", "guest_rsp")):
+            if regs[name] != vmcs12.get(field, 0):
+                said = f"{vmcs12.get(field, 0):#x}, and L2 has {regs[name]:#x}"
+                yield f"{field} after {moment.step.kind}", f"{field} is given as {said}"
 
 
 def _is_taken(moment: Moment) -> bool:

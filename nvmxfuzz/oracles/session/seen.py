@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from nvmxfuzz.arch.controls import Primary, Secondary
-from nvmxfuzz.inputs.session_steps import STEP_BY_NAME, SessionStep
+from nvmxfuzz.inputs.session_steps import STEP_KINDS, SessionStep
 from nvmxfuzz.kvm.guest_state_valid import guest_segments_valid
 from nvmxfuzz.machine.outcome import ENTERED
 from nvmxfuzz.oracles.restore.offer import Found
@@ -37,10 +37,14 @@ _RUN_PENDING: Final = 2
 _UNRESTRICTED_GUEST_SUPPORTED: Final = 1 << 39
 
 
+_INSTRUCTIONS: Final = frozenset(
+    kind.name for kind in STEP_KINDS if any(each.name == "mode" for each in kind.operands)
+)
+
+
 def is_executed(step: SessionStep) -> bool:
     """Whether a step is a VMX instruction."""
-    operands = STEP_BY_NAME[step.kind].operands
-    return any(operand.name == "mode" for operand in operands)
+    return step.kind in _INSTRUCTIONS
 
 
 # ---------------------------------------------------------------------- emulation
@@ -141,18 +145,18 @@ def triple_fault(played: Played) -> Iterator[Found]:
 # ---------------------------------------------------------------------- instructions
 
 
-def _executed_by_l1(played: Played) -> Iterator[tuple[Moment, State, Doubts]]:
+def executed_by_l1(played: Played) -> Iterator[tuple[Moment, State, Doubts]]:
     """Yield the VMX instructions that a plain L1 executes."""
-    doubts, paging = Doubts(), dict[str, int]()
+    doubts, paging = Doubts(), tuple[int, ...]()
     for moment in played.undisturbed():
-        step, state = moment.step, State(moment.before)
-        here = {name: state.sregs[name] for name in ("cr0", "cr3", "cr4", "efer")}
-        paging = paging or here
-        result = moment.result
+        step, result = moment.step, moment.result
         ended = result.stopped or result.errno or result.left not in ("", "intr")
-        if is_executed(step) and state.is_plain_l1 and _is_runnable(state) and not ended:
-            doubts_here = replace(doubts, paging=doubts.paging or here != paging)
-            yield moment, state, doubts_here
+        if not paging or (is_executed(step) and not ended):
+            state = State(moment.before)
+            here = tuple(state.sregs[name] for name in ("cr0", "cr3", "cr4", "efer"))
+            paging = paging or here
+            if is_executed(step) and not ended and state.is_plain_l1 and _is_runnable(state):
+                yield moment, state, replace(doubts, paging=doubts.paging or here != paging)
         doubts = Doubts(
             doubts.revisions or step.kind in _WRITING_REGIONS,
             doubts.cpuid or step.kind == "set-cpuid",
@@ -168,7 +172,7 @@ def _is_runnable(state: State) -> bool:
 
 def instruction_errors(played: Played) -> Iterator[Found]:
     """What a VMX instruction of L1 comes to is what its operation in the SDM permits."""
-    for moment, state, doubts in _executed_by_l1(played):
+    for moment, state, doubts in executed_by_l1(played):
         allowed = permitted(moment.step, state, doubts)
         if allowed is None or ENTRY in allowed or moment.result.outcome in allowed:
             continue
@@ -180,7 +184,7 @@ def instruction_errors(played: Played) -> Iterator[Found]:
 
 def entry_rejects_invalid(played: Played) -> Iterator[Found]:
     """VMLAUNCH and VMRESUME enter L2 with no state that the rules refuse."""
-    for moment, state, doubts in _executed_by_l1(played):
+    for moment, state, doubts in executed_by_l1(played):
         if moment.result.outcome != str(ENTERED) or doubts.cpuid:
             continue
         if ENTRY not in (permitted(moment.step, state, doubts) or ()):

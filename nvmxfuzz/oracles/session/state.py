@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Final
 
 from nvmxfuzz.arch.registers import Cr0, Cr4, Efer, Rflags
@@ -27,17 +28,37 @@ class State:
     def __init__(self, view: VcpuView) -> None:
         """Look at a view."""
         self.view = view
-        self.regs = dict(view.regs)
-        self.sregs = dict(view.sregs)
-        self.events = dict(view.events)
-        self.nested = dict(view.nested)
-        self.vmcs12 = dict(view.vmcs12)
+
+    @cached_property
+    def regs(self) -> dict[str, int]:
+        """The general-purpose registers, RIP and RFLAGS."""
+        return dict(self.view.regs)
+
+    @cached_property
+    def sregs(self) -> dict[str, int]:
+        """The special registers and segments."""
+        return dict(self.view.sregs)
+
+    @cached_property
+    def events(self) -> dict[str, int]:
+        """The events."""
+        return dict(self.view.events)
+
+    @cached_property
+    def nested(self) -> dict[str, int]:
+        """The header of the nested state."""
+        return dict(self.view.nested)
+
+    @cached_property
+    def vmcs12(self) -> dict[str, int]:
+        """The fields of the current VMCS that are not 0."""
+        return dict(self.view.vmcs12)
 
     def msr(self, name: str) -> int:
         """Return an MSR by its name, 0 if it cannot be read."""
         return self.msrs.get(name, 0)
 
-    @property
+    @cached_property
     def msrs(self) -> dict[str, int]:
         """The MSRs by name."""
         return dict(self.view.msrs)
