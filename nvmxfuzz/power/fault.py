@@ -52,7 +52,9 @@ class Fault:
 
     def is_shown_by(self, finding: Finding) -> bool:
         """Whether a finding is of the right oracle and names the right place."""
-        told = " ".join((*finding.rules, finding.site))
+        # Oracles that have no rules give their own name for one, which is no place.
+        rules = (rule for rule in finding.rules if rule != finding.oracle)
+        told = " ".join((*rules, finding.site))
         return finding.oracle in self.oracles and re.search(self.site, told) is not None
 
 

@@ -27,7 +27,9 @@ def test_what_was_found_and_what_not() -> None:
     assert f"2 of {len(FAULTS)} faults were looked for, 1 trial(s) each: 1 were found" in said
     assert f"| {FIRST} |" in said
     assert f"- {SECOND}, atheris, seed 1: not found" in said
-    assert "nothing else; a trial had 60 seconds" in said
+    assert (
+        "nothing else; a trial had 60 seconds. Revisions, and trials of each: c0ffee (2)." in said
+    )
 
 
 def test_engines_are_compared_on_what_each_has_tried() -> None:
