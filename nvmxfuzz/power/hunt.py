@@ -6,7 +6,7 @@ Time is what the worker has had of a processor, so that a busy machine makes no 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -63,8 +63,15 @@ class Trial:
         return self.identity != ""
 
 
-def hunt(fault: Fault, search: Search) -> Trial:
-    """Look for a fault; InputError if the worker does not even start."""
+def _never() -> bool:
+    return False
+
+
+def hunt(fault: Fault, search: Search, is_stopped: Callable[[], bool] = _never) -> Trial:
+    """Look for a fault; InputError if the worker does not even start.
+
+    Once `is_stopped` says so the search ends, and what it comes to is of no use.
+    """
     with scratch_folder() as folder:
         inputs = folder / "inputs"
         inputs.mkdir()
@@ -76,7 +83,7 @@ def hunt(fault: Fault, search: Search) -> Trial:
             DEFAULT_CASE_SECONDS,
         )
         try:
-            return _watch(worker, fault, search.seconds)
+            return _watch(worker, fault, search.seconds, is_stopped)
         finally:
             worker.close()
 
@@ -96,7 +103,9 @@ def _settings(fault: Fault, search: Search, folder: Path) -> Settings:
     )
 
 
-def _watch(worker: WorkerProcess, fault: Fault, limit: float) -> Trial:
+def _watch(
+    worker: WorkerProcess, fault: Fault, limit: float, is_stopped: Callable[[], bool]
+) -> Trial:
     used = ProcessorTime(worker.pid)
     started: float | None = None
     others: list[str] = []
@@ -112,12 +121,12 @@ def _watch(worker: WorkerProcess, fault: Fault, limit: float) -> Trial:
                 return Trial(event.finding.identity, worker.executions, seconds, tuple(others))
             elif isinstance(event, Found) and len(others) < MOST_WRONG:
                 others.append(f"{event.finding.identity}: {event.finding.message[:200]}")
-        if started is not None and now > started + limit:
+        if is_stopped() or (started is not None and now > started + limit):
             worker.abandon()
     # The process is not waited for yet: what it has used can still be read.
     seconds = round(used.seconds() - (started or 0.0), 2)
     death = worker.death()
-    if started is None:
+    if started is None and not is_stopped():
         detail = "" if death is None else death.detail or death.reason
         raise InputError(f"a worker with the fault {fault.name} did not start: {detail}")
     reason = "" if death is None else f"{death.reason} {death.detail}".strip()

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from nvmxfuzz.campaign.plan import corpus_files, harness_file, load_harness
@@ -78,9 +79,10 @@ def measure(
     done = {} if file is None else read_results(file)
     wanted = list(_searches(measurement))
     results = [done[key] for key, _, _ in wanted if key in done]
+    stopped = Event()
     with ThreadPoolExecutor(measurement.jobs) as pool:
         running = [
-            pool.submit(_try, fault, search, measurement.revision)
+            pool.submit(_try, fault, search, measurement.revision, stopped.is_set)
             for key, fault, search in wanted
             if key not in done
         ]
@@ -92,6 +94,7 @@ def measure(
                 told(result, left)
                 results.append(result)
         finally:
+            stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
     order = {key: number for number, (key, _, _) in enumerate(wanted)}
     return sorted(results, key=lambda result: order[result.key])
@@ -110,8 +113,8 @@ def _searches(
                 yield (fault.name, variant.name, seed, measurement.seconds), fault, search
 
 
-def _try(fault: Fault, search: Search, revision: str) -> Result:
-    trial = hunt(fault, search)
+def _try(fault: Fault, search: Search, revision: str, is_stopped: Callable[[], bool]) -> Result:
+    trial = hunt(fault, search, is_stopped)
     return Result(fault.name, search.variant.name, search.seed, search.seconds, revision, trial)
 
 

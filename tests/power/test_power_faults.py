@@ -97,6 +97,13 @@ def test_a_finding_that_names_another_place_is_not_correct() -> None:
     assert any(each.startswith("entry.") for each in found.others)
 
 
+def test_a_search_that_is_stopped_ends_at_once() -> None:
+    begin = monotonic()
+    fault = fault_named("model.host-cr3-unchecked")
+    assert not hunt(fault, Search(variant_named("edited"), 1, 1000.0), lambda: True).found
+    assert monotonic() - begin < 60
+
+
 def test_what_a_process_has_used_is_known_when_it_is_gone() -> None:
     program = "sum(range(3_000_000)); input()"
     process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
