@@ -147,7 +147,7 @@ class Toy:
             return "fault 6"
         elif step.kind == "vmptrld":
             self.edit(step.vcpu, "nested", vmcs12_pa=PLACE_ADDRESSES[step.chosen("region")])
-        elif step.kind == "vmlaunch":
+        elif step.kind in ("vmlaunch", "vmresume"):
             if state.vmcs12.get("pin_based_vm_exec_control") == 0xFFFF_FFFF:
                 return REFUSED
             self.edit(step.vcpu, "nested", flags=1)

@@ -20,6 +20,7 @@ _PASSING: Final = frozenset({"IA32_TSC", "preemption_timer_deadline", "exception
 _OF_VCPU: Final = frozenset({"exit_qualification", "guest_linear_address", "cr2"})
 """Where operands are, which depends on the vCPU."""
 _RUN_PENDING: Final = 2
+_SMM_GUEST_MODE: Final = 1
 _COMPLETE: Final = ("", "intr")
 """Why KVM_RUN came back where the guest is between two instructions."""
 _STUFFING: Final = frozenset(
@@ -34,6 +35,14 @@ _STUFFING: Final = frozenset(
 _REAL: Final = ("real", "virtual-8086")
 _MODES_OF_GUESTS: Final = frozenset({"guest-real", "guest-v86"})
 _VMX_MSRS: Final = "IA32_VMX_"
+_NOT_OF_VMCS01: Final = frozenset({"sregs.cr2", "sregs.cr8", "sregs.apic_base"})
+_OF_VMCS01: Final = frozenset(
+    {
+        *("regs.rip", "regs.rsp", "regs.rflags", "msrs.IA32_EFER"),
+        *("msrs.IA32_SYSENTER_CS", "msrs.IA32_SYSENTER_ESP", "msrs.IA32_SYSENTER_EIP"),
+    }
+)
+"""What L1 gets from vmcs01, of what KVM_GET_SREGS does not tell."""
 _SLOTS: Final = ("a", "b")
 
 
@@ -70,17 +79,39 @@ def _first_difference(
     Runs are compared up to where userspace edits the guest, or the guest sleeps, which some event
     ends that cannot be seen.
     """
+    stayed = [True] * VCPUS
     for mine, theirs in zip(one, other, strict=False):
-        kind = name_of(mine.step)
+        kind, vcpu = name_of(mine.step), mine.step.vcpu
         if any(each.result.stopped.startswith(NOT_MODELLED) for each in (mine, theirs)):
             return None
+        stayed[vcpu] &= mine.before.in_l2 or _is_in_smm_over_l2(mine.before)
         if mine.before.mp_state or theirs.before.mp_state or _is_odd(mine):
             return None
         if _told(mine) != _told(theirs):
             return kind, f"{kind} is {_told(mine)}, and {_told(theirs)}"
         if names := differences(mine.after, theirs.after, ignored):
-            return f"{kind}: {names[0]}", f"after {kind} there is another {', '.join(names[:8])}"
+            what = _what(kind, names, stayed[vcpu])
+            return f"{kind}: {what}", f"after {kind} there is another {', '.join(names[:8])}"
     return None
+
+
+def _what(kind: str, names: Sequence[str], stayed: bool) -> str:
+    """Return what differs: the first name, but for what is in vmcs01 if that is the cause.
+
+    It is where a VMfail leaves L2, which has `stayed` since the runs parted, but for SMM over it:
+    KVM has not loaded L1 since.
+    """
+    if kind != "l2-exit vmfail" or not stayed:
+        return names[0]
+    return next((name for name in names if not _is_of_vmcs01(name)), "L1 of vmcs01")
+
+
+def _is_in_smm_over_l2(view: VcpuView) -> bool:
+    return view.in_smm and dict(view.nested)["smm_flags"] & _SMM_GUEST_MODE != 0
+
+
+def _is_of_vmcs01(name: str) -> bool:
+    return name in _OF_VMCS01 or (name.startswith("sregs.") and name not in _NOT_OF_VMCS01)
 
 
 def _is_odd(moment: Moment) -> bool:

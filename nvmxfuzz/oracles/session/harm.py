@@ -81,10 +81,15 @@ def _cause(moment: Moment, course: _Course, played: Played) -> str:
     if state.view.in_smm and state.nested["smm_flags"] & _SMM_GUEST_MODE:
         return ", RSM to another L2" if course.edited else ", in SMM over L2"
     if state.view.in_smm:
-        return ", in SMM"
+        return ", EPT for L2 in SMM" if _enters_with_ept(moment.step, state) else ", in SMM"
     if not state.view.in_l2 and not has_ept(played) and is_in_no_memory(state):
         return ", page tables in no memory without EPT"
     return ", entry of L2 pending" if pending else ""
+
+
+def _enters_with_ept(step: SessionStep, state: State) -> bool:
+    """Whether L1 enters an L2 that has EPT, as far as can be seen."""
+    return step.kind in ("vmlaunch", "vmresume") and state.has_ept
 
 
 def _asks(step: SessionStep) -> bool:

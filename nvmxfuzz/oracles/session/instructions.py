@@ -167,6 +167,8 @@ def _with_operand(step: SessionStep, state: State, doubts: Doubts) -> frozenset[
                 return refused
             if faults:
                 return faults
+            if step.kind == "invvpid" and _is_of_five_levels(step, state, doubts):
+                return refused | {DONE}
             valid = _eptp_valid if step.kind == "invept" else _vpid_valid
             return frozenset({DONE}) if valid(step, state) else refused
     return faults or _pointer(step, state, doubts)
@@ -213,8 +215,19 @@ def _vpid_valid(step: SessionStep, _state: State) -> bool:
     kind, address = step.number("type"), step.number("address")
     if kind == 2:
         return True
-    canonical = address >> 47 in (0, (1 << 17) - 1)
-    return step.number("vpid") != 0 and (kind != 0 or canonical)
+    return step.number("vpid") != 0 and (kind != 0 or _is_canonical(address, 48))
+
+
+def _is_of_five_levels(step: SessionStep, state: State, doubts: Doubts) -> bool:
+    """Whether the width of linear addresses decides: that of CR4.LA57, or of the processor."""
+    address, by_address = step.number("address"), step.number("type") == 0
+    wide = doubts.cpuid or state.msr("IA32_VMX_CR4_FIXED1") & Cr4.LA57 != 0
+    only_wide = _is_canonical(address, 57) and not _is_canonical(address, 48)
+    return by_address and step.number("vpid") != 0 and wide and only_wide
+
+
+def _is_canonical(address: int, width: int) -> bool:
+    return address >> width - 1 in (0, (1 << 65 - width) - 1)
 
 
 def _without_operand(step: SessionStep, state: State) -> tuple[str, ...]:

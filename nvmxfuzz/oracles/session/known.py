@@ -80,7 +80,8 @@ KNOWN: Final = (
     KnownBreach(
         "ept-in-smm",
         "session.no-warn",
-        r"WARN (arch/x86/kvm/mmu/mmu\.c(:\d+)?|kvm_calc_shadow_ept_root_page_role\.smm), in SMM",
+        r"WARN (arch/x86/kvm/mmu/mmu\.c(:\d+)?|kvm_calc_shadow_ept_root_page_role\.smm), "
+        r"EPT for L2 in SMM",
         _BOTH,
         "KVM_SET_VCPU_EVENTS puts a vCPU with VMXE into SMM, where L1 then has VMX operation, and "
         "EPT for L2 is not meant to be.",
@@ -150,7 +151,7 @@ KNOWN: Final = (
     KnownBreach(
         "vmfail-after-smm",
         "session.smm-round-trip",
-        r"L2, l2-exit vmfail: .*",
+        "L2, l2-exit vmfail: L1 of vmcs01",
         _BOTH,
         "A VMfail that only the processor finds gives L1 its registers back from vmcs01, and SMM "
         "has run with that in between.",
@@ -166,7 +167,7 @@ KNOWN: Final = (
     KnownBreach(
         "vmfail-after-restore",
         "session.nested-state-round-trip",
-        r"L2, l2-exit vmfail: .*",
+        "L2, l2-exit vmfail: L1 of vmcs01",
         _BOTH,
         "A VMfail that only the processor finds gives L1 its registers back from vmcs01, and in a "
         "vCPU that was restored these are not L1's.",

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from nvmxfuzz.arch.controls import Primary, Secondary
+from nvmxfuzz.arch.controls import Secondary
 from nvmxfuzz.arch.registers import Cr0
 from nvmxfuzz.oracles.session.play import Played
 from nvmxfuzz.oracles.session.state import State
@@ -23,9 +23,6 @@ def is_in_no_memory(state: State) -> bool:
 
 
 def _root(state: State) -> int:
-    primary = state.vmcs12.get("cpu_based_vm_exec_control", 0)
-    secondary = state.vmcs12.get("secondary_vm_exec_control", 0)
-    active = state.view.in_l2 and primary & Primary.ACTIVATE_SECONDARY_CONTROLS
-    if active and secondary & Secondary.ENABLE_EPT:
+    if state.view.in_l2 and state.has_ept:
         return state.vmcs12.get("ept_pointer", 0)
     return state.sregs["cr3"] if state.sregs["cr0"] & Cr0.PG else 0

@@ -124,7 +124,9 @@ _PARTS: Final[dict[str, int | None]] = {
 def triple_fault(played: Played) -> Iterator[Found]:
     """L2 ends in a triple fault at its VM entry if its state is invalid then, and only then."""
     for moment in played.undisturbed():
-        if not moment.before.in_l2 or moment.result.stopped or moment.result.errno:
+        before = moment.before
+        # Of what happens in SMM, where only userspace can bring L2, the outcome does not tell.
+        if not before.in_l2 or before.in_smm or moment.result.stopped or moment.result.errno:
             continue
         if moment.step.kind not in _RUNNING and not is_executed(moment.step):
             continue

@@ -6,6 +6,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Final
 
+from nvmxfuzz.arch.controls import Primary, Secondary
 from nvmxfuzz.arch.registers import Cr0, Cr4, Efer, Rflags
 from nvmxfuzz.inputs.session_steps import MSRS
 from nvmxfuzz.machine.processor import NO_POINTER
@@ -78,6 +79,14 @@ class State:
     def current(self) -> int:
         """The current-VMCS pointer."""
         return self.nested["vmcs12_pa"]
+
+    @property
+    def has_ept(self) -> bool:
+        """Whether the current VMCS enables EPT."""
+        primary = self.vmcs12.get("cpu_based_vm_exec_control", 0)
+        secondary = self.vmcs12.get("secondary_vm_exec_control", 0)
+        activated = primary & Primary.ACTIVATE_SECONDARY_CONTROLS != 0
+        return activated and secondary & Secondary.ENABLE_EPT != 0
 
     @property
     def is_at_rest(self) -> bool:

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What is known of sessions is known by its cause: what is near it is not taken for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from nvmxfuzz.inputs.case import SessionCase
+from nvmxfuzz.inputs.session_steps import SessionStep, session_step
+from nvmxfuzz.inputs.world import world_on
+from nvmxfuzz.oracles.session.known import known
+from nvmxfuzz.oracles.session.oracles import breaches
+from nvmxfuzz.oracles.session.play import Stage, play
+from nvmxfuzz.oracles.session.witness import StepResult
+from tests.oracles.toy_sessions import KERNEL, Fault, Toy
+
+WORLD = world_on("skylake-x", KERNEL)
+ENTRY = tuple(map(session_step, ("vmxon", "vmptrld", "prepare", "vmlaunch")))
+EXTERNAL = session_step("l2-exit", exit="external-interrupt")
+VMFAIL = session_step("l2-exit", exit="vmfail")
+LEAVING = session_step("l2-exit", exit="cpuid")
+IN_SMM = session_step("set-events", part="smi.smm", value=1)
+MMU = "arch/x86/kvm/mmu/mmu.c:1"
+
+
+def good(_toy: Toy, _step: SessionStep, result: StepResult) -> StepResult:
+    return result
+
+
+def names(steps: tuple[SessionStep, ...], fault: Fault) -> set[str]:
+    """Return the entries that cover the breaches; of one that none covers, the breach."""
+    found = set()
+    for breach in breaches(play(Stage(Toy(fault)), SessionCase(WORLD, steps))):
+        oracle, _, site = breach.partition(": ")
+        entry = known(oracle, site, KERNEL)
+        found.add(entry.name if entry else breach)
+    return found
+
+
+def lost_by(kind: str, **parts: Mapping[str, int]) -> Fault:
+    """Return the fault that L1 has lost something where VMfail leaves L2, behind another step."""
+
+    def fault(toy: Toy, step: SessionStep, result: StepResult) -> StepResult:
+        if step.kind == "l2-exit" and step.chosen("exit") == "vmfail" and was(toy, kind):
+            for part, values in parts.items():
+                toy.edit(step.vcpu, part, **values)
+        return result
+
+    return fault
+
+
+def was(toy: Toy, kind: str) -> bool:
+    return any(step.kind == kind for step in toy.done)
+
+
+OF_VMCS01 = {"regs": {"rip": 8}, "sregs": {"cr3": 0, "tr__base": 5}}
+NEAR = {
+    "a register that no VMCS holds": {"regs": {"rip": 8, "rax": 1}},
+    "cr8": {"regs": {"rip": 8}, "sregs": {"cr8": 1}},
+    "vmcs12": {"regs": {"rip": 8}, "vmcs12": {"guest_rip": 1}},
+    "an event": {"regs": {"rip": 8}, "events": {"nmi__pending": 1}},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry"), [("rsm", "vmfail-after-smm"), ("restore", "vmfail-after-restore")]
+)
+def test_a_late_vmfail_is_known_by_what_vmcs01_holds(kind: str, entry: str) -> None:
+    steps = (*ENTRY, EXTERNAL, VMFAIL)
+    assert names(steps, good) == set()
+    assert names(steps, lost_by(kind, **OF_VMCS01)) == {entry}
+    for near, parts in NEAR.items():
+        assert entry not in names(steps, lost_by(kind, **parts)), near
+        assert len(names(steps, lost_by(kind, **parts))) == 1, near
+
+
+@pytest.mark.parametrize("kind", ["rsm", "restore"])
+def test_behind_an_exit_to_l1_vmcs01_is_l1_s(kind: str) -> None:
+    steps = (*ENTRY, EXTERNAL, LEAVING, session_step("vmresume"), VMFAIL)
+    found = names(steps, lost_by(kind, **OF_VMCS01))
+    assert {each.rpartition(", ")[2] for each in found} == {"l2-exit vmfail: regs.rip"}
+
+
+def test_another_exit_is_no_late_vmfail() -> None:
+    def fault(toy: Toy, step: SessionStep, result: StepResult) -> StepResult:
+        if step == LEAVING and was(toy, "rsm"):
+            toy.edit(step.vcpu, "regs", rip=8)
+        return result
+
+    found = names((*ENTRY, EXTERNAL, LEAVING), fault)
+    assert found == {"session.smm-round-trip: L2, l2-exit cpuid: regs.rip"}
+
+
+def warns_at(kind: str) -> Fault:
+    def fault(_toy: Toy, step: SessionStep, result: StepResult) -> StepResult:
+        return replace(result, warnings=(MMU,)) if step.kind == kind else result
+
+    return fault
+
+
+NO_EPT = session_step("vmwrite", field="secondary_vm_exec_control", value=0)
+WITH_EPT = (
+    session_step("vmwrite", field="cpu_based_vm_exec_control", value=0x8401_E172),
+    session_step("vmwrite", field="secondary_vm_exec_control", value=2),
+)
+
+
+@pytest.mark.parametrize(
+    ("steps", "kind", "is_known"),
+    [
+        ((IN_SMM, *ENTRY[:-1], *WITH_EPT, ENTRY[-1]), "vmlaunch", True),
+        ((IN_SMM, *ENTRY[:-1], *WITH_EPT, NO_EPT, ENTRY[-1]), "vmlaunch", False),
+        ((IN_SMM, *ENTRY[:-1], *WITH_EPT, ENTRY[-1]), "vmptrld", False),
+        ((IN_SMM, *ENTRY[:-1], *WITH_EPT, session_step("run")), "run", False),
+        ((*ENTRY[:-1], *WITH_EPT, ENTRY[-1]), "vmlaunch", False),
+    ],
+)
+def test_a_warning_of_the_mmu_in_smm_is_known_of_the_entry_of_an_l2_with_ept(
+    steps: tuple[SessionStep, ...], kind: str, is_known: bool
+) -> None:
+    assert (names(steps, warns_at(kind)) == {"ept-in-smm"}) == is_known
+    assert names(steps, warns_at(kind))
+
+
+def test_of_an_l2_in_smm_no_triple_fault_is_asked() -> None:
+    broken = session_step("set-segment", segment="ss", part="type", value=11)
+    world = replace(WORLD, parameters=(("unrestricted_guest", 0),))
+
+    def fault(_toy: Toy, step: SessionStep, result: StepResult) -> StepResult:
+        return replace(result, outcome="smm") if step.kind == "run" else result
+
+    for begin, silent in (((IN_SMM,), True), ((), False)):
+        case = SessionCase(world, (*begin, *ENTRY, EXTERNAL, broken, session_step("run")))
+        found = breaches(play(Stage(Toy(fault)), case))
+        assert ("session.triple-fault: active" not in found) == silent
+
+
+@pytest.mark.parametrize(
+    ("address", "fixed1", "permitted"),
+    [
+        (1 << 47, 0x1000, ("done", "vmfail-valid 28")),
+        (1 << 47, 0, ("vmfail-valid 28",)),
+        (1 << 56, 0x1000, ("vmfail-valid 28",)),
+        ((1 << 47) - 1, 0x1000, ("done",)),
+        ((1 << 64) - (1 << 47), 0, ("done",)),
+    ],
+)
+def test_on_a_processor_of_57_bits_invvpid_may_have_either_width(
+    address: int, fixed1: int, permitted: tuple[str, ...]
+) -> None:
+    steps = (*ENTRY[:-1], session_step("invvpid", type=0, vpid=1, address=address))
+
+    class Wide(Toy):
+        """Its linear addresses are as wide as IA32_VMX_CR4_FIXED1 says."""
+
+        def renew(self) -> None:
+            """Have two new vCPUs."""
+            super().renew()
+            for vcpu in (0, 1):
+                self.edit(vcpu, "msrs", IA32_VMX_CR4_FIXED1=0x37_27FF & ~0x1000 | fixed1)
+
+    for outcome in ("done", "vmfail-valid 28", "fault 13"):
+
+        def fault(
+            _toy: Toy, step: SessionStep, result: StepResult, outcome: str = outcome
+        ) -> StepResult:
+            return replace(result, outcome=outcome) if step.kind == "invvpid" else result
+
+        played = play(Stage(Wide(fault)), SessionCase(WORLD, steps))
+        silent = not any("invvpid" in breach for breach in breaches(played))
+        assert silent == (outcome in permitted)
