@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nvmxfuzz.campaign.harness import Harness
+from nvmxfuzz.campaign.harness import Harness, is_sampled
 from nvmxfuzz.campaign.plan import ROOT, load_harness
 from nvmxfuzz.campaign.second_witness import compares, with_target
 from nvmxfuzz.campaign.session_targets import (
@@ -22,6 +22,7 @@ from nvmxfuzz.campaign.session_targets import (
 from nvmxfuzz.cli.command_line import run
 from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.case import SessionCase
+from nvmxfuzz.inputs.load import load_vector
 from nvmxfuzz.inputs.session_steps import SessionStep, session_step
 from nvmxfuzz.inputs.world import world_on
 from nvmxfuzz.oracles.session.oracles import ALWAYS
@@ -144,3 +145,10 @@ def test_a_breach_of_no_oracle_does_not_hold(
     )
     assert run(["replay", str(file)]) == 1
     assert "there is no oracle session.orders" in capsys.readouterr().out
+
+
+def test_the_seed_of_two_orders_meets_the_oracle_of_them() -> None:
+    """Without news only a sample is asked about orders: the seed is in it, on every target."""
+    file = ROOT / "corpus" / "seeds" / "session" / "registers-in-either-order.toml"
+    case = load_vector(file.read_bytes(), file.name).case
+    assert is_sampled(SESSION.encode(case), SESSION.sample_of)

@@ -172,3 +172,17 @@ def test_on_a_processor_of_57_bits_invvpid_may_have_either_width(
         played = play(Stage(Wide(fault)), SessionCase(WORLD, steps))
         silent = not any("invvpid" in breach for breach in breaches(played))
         assert silent == (outcome in permitted)
+
+
+@pytest.mark.parametrize(("number", "is_known"), [(2, True), (0x101, False), (1, False)])
+def test_an_order_of_events_is_known_of_several_nmis(number: int, is_known: bool) -> None:
+    nmis = session_step("set-events", part="nmi.pending", value=number)
+    steps = (session_step("set-events", part="interrupt.shadow", value=1), nmis)
+
+    def fault(toy: Toy, step: SessionStep, result: StepResult) -> StepResult:
+        swapped = step.kind == "run" and toy.done[-2] != nmis
+        return replace(result, outcome="exit 0") if swapped else result
+
+    case = SessionCase(WORLD, (*ENTRY, EXTERNAL, *steps, session_step("run")))
+    found = [each for each in breaches(play(Stage(Toy(fault)), case)) if "session.order" in each]
+    assert [known(*each.split(": ", 1), "6.1") is not None for each in found] == [is_known]

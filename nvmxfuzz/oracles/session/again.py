@@ -135,8 +135,9 @@ def order(played: Played) -> Iterator[Found]:
         found = _first_difference(played.moments[at + 2 :], swapped[at + 2 :])
         if found is not None:
             kinds = " and ".join(sorted((one.kind, two.kind)))
+            counted = ", several NMIs" if any(map(_has_several_nmis, (one, two))) else ""
             yield (
-                f"{kinds}, {found[0]}",
+                f"{kinds}{counted}, {found[0]}",
                 f"{one.kind} and {two.kind} in the other order: {found[1]}",
             )
         return
@@ -149,6 +150,12 @@ def _is_ioctl(step: SessionStep) -> bool:
         "restore",
         "set-nested-state",
     )
+
+
+def _has_several_nmis(step: SessionStep) -> bool:
+    """Whether userspace asks for more NMIs than KVM_GET_VCPU_EVENTS tells of."""
+    is_pending = step.kind == "set-events" and step.chosen("part") == "nmi.pending"
+    return is_pending and step.number("value") & 0xFF > 1
 
 
 def _same_pair(one: Sequence[Moment], other: Sequence[Moment], at: int) -> bool:
