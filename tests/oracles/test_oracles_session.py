@@ -37,6 +37,7 @@ CASES = {
     "plain": SessionCase(RESTRICTED, (*L2, *steps("run", "vmptrld", "vmxon"))),
     "broken": SessionCase(RESTRICTED, (*L2, BROKEN, *steps("run", "vmptrld"))),
     "mended": SessionCase(RESTRICTED, (*L2, BROKEN, MENDED, *steps("run"))),
+    "idle": SessionCase(RESTRICTED, steps("run", "vmxon", "run")),
     "refused": SessionCase(
         RESTRICTED,
         (
@@ -145,6 +146,12 @@ def enters(toy: Toy, step: SessionStep, result: StepResult) -> StepResult:
     return replace(result, outcome="entered")
 
 
+def forgets_a_register(toy: Toy, step: SessionStep, result: StepResult) -> StepResult:
+    if step.kind == "run":
+        toy.edit(step.vcpu, "regs", rsp=8)
+    return result
+
+
 def remembers_order(toy: Toy, step: SessionStep, result: StepResult) -> StepResult:
     kinds = [each.kind for each in toy.done]
     late = [kind for kind in kinds if kind in ("set-regs", "set-sregs")] == [
@@ -225,6 +232,7 @@ def has_modes(toy: Toy, step: SessionStep, result: StepResult) -> StepResult:
         ("session.ioctl-accepts", "mended", refuses),
         ("session.instruction-errors", "plain", forgets_errors),
         ("session.entry-rejects-invalid", "refused", enters),
+        ("session.run-changes-nothing", "idle", forgets_a_register),
         ("session.order", "ioctls", remembers_order),
         ("session.smm-round-trip", "plain", smm_shows),
         ("session.smm-round-trip", "plain", smm_shows_later),

@@ -186,3 +186,40 @@ def test_an_order_of_events_is_known_of_several_nmis(number: int, is_known: bool
     case = SessionCase(WORLD, (*ENTRY, EXTERNAL, *steps, session_step("run")))
     found = [each for each in breaches(play(Stage(Toy(fault)), case)) if "session.order" in each]
     assert [known(*each.split(": ", 1), "6.1") is not None for each in found] == [is_known]
+
+
+def initialises(cr3: int, **others: int) -> Fault:
+    """Return the fault that after INIT a run gives CR3 that value, and others theirs."""
+
+    def fault(toy: Toy, step: SessionStep, result: StepResult) -> StepResult:
+        if step.kind == "init":
+            toy.edit(step.vcpu, "sregs", cr3=0)
+            toy.edit(step.vcpu, "regs", rip=0xFFF0)
+        if step.kind == "run":
+            toy.edit(step.vcpu, "sregs", cr3=cr3, **others)
+        return result
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("paging", "fault", "found"),
+    [
+        (0, initialises(0x41000), {"cr3-before-init"}),
+        (0, initialises(0x42000), {"session.run-changes-nothing: sregs.cr3"}),
+        (1 << 31, initialises(0x41000), {"session.run-changes-nothing: sregs.cr3"}),
+        (0, initialises(0x41000, cr8=1), {"session.run-changes-nothing: sregs.cr3"}),
+        (0, initialises(0), set()),
+    ],
+)
+def test_a_run_gives_back_cr3_of_before_init_and_nothing_else(
+    paging: int, fault: Fault, found: set[str]
+) -> None:
+    off = session_step("set-sregs", register="cr0", flip=paging | 0x31)
+    assert names((off, session_step("init"), session_step("run")), fault) == found
+
+
+def test_an_interrupt_that_is_pending_may_change_everything() -> None:
+    for step, found in (("interrupt", 0), ("set-lapic", 0), ("nmi", 1)):
+        steps = (session_step(step), session_step("run"))
+        assert len(names(steps, initialises(1))) == found

@@ -11,7 +11,7 @@ from nvmxfuzz.inputs.case import SessionCase
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.oracles.oracle import Oracle
 from nvmxfuzz.oracles.restore.offer import Found
-from nvmxfuzz.oracles.session import again, effects, harm, ioctls, reads_back, seen
+from nvmxfuzz.oracles.session import again, effects, harm, idle, ioctls, reads_back, seen
 from nvmxfuzz.oracles.session.known import known
 from nvmxfuzz.oracles.session.play import Played, Run
 
@@ -19,6 +19,7 @@ Breaches: TypeAlias = Callable[[Played], Iterator[Found]]
 
 _SDM: Final = "SDM: VMX Instructions"
 _SEED: Final = "KVM: L2 with invalid state ends in a triple fault, and is not emulated"
+_PENDING: Final = "KVM: what KVM_GET reads is what the guest runs with"
 _IOCTLS: Final = "KVM: user space migrates a VM, and may call ioctls in any order"
 
 _LINE: Final = re.compile(r"\.c:\d+")
@@ -33,6 +34,7 @@ BREACHES: Final[dict[str, tuple[str, Breaches]]] = {
     "session.instruction-errors": (_SDM, seen.instruction_errors),
     "session.instruction-effects": (_SDM, effects.instruction_effects),
     "session.entry-rejects-invalid": ("SDM: VM Entries", seen.entry_rejects_invalid),
+    "session.run-changes-nothing": (_PENDING, idle.run_changes_nothing),
     "session.order": (_IOCTLS, again.order),
     "session.smm-round-trip": ("SDM: Default Treatment of RSM", again.smm_round_trip),
     "session.nested-state-round-trip": (_IOCTLS, again.nested_state_round_trip),

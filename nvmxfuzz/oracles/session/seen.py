@@ -78,16 +78,19 @@ def is_invalid(state: State, played: Played) -> bool:
     return not guest_segments_valid(segments(state), state.sregs["cr0"], state.regs["rflags"])
 
 
-def _is_unrestricted(state: State, played: Played) -> bool:
+def _has_unrestricted_guests(played: Played) -> bool:
     world = played.case.world
     mine = all(world.parameter(name) for name in ("ept", "unrestricted_guest"))
-    able = world.profile.msrs.get(0x48B, 0) & _UNRESTRICTED_GUEST_SUPPORTED
+    return mine and world.profile.msrs.get(0x48B, 0) & _UNRESTRICTED_GUEST_SUPPORTED != 0
+
+
+def _is_unrestricted(state: State, played: Played) -> bool:
     primary = state.vmcs12.get("cpu_based_vm_exec_control", 0)
     secondary = state.vmcs12.get("secondary_vm_exec_control", 0)
     wanted = primary & Primary.ACTIVATE_SECONDARY_CONTROLS and secondary & (
         Secondary.UNRESTRICTED_GUEST
     )
-    return bool(mine and able and wanted)
+    return bool(wanted and _has_unrestricted_guests(played))
 
 
 def segments(state: State) -> dict[str, int]:
@@ -165,6 +168,14 @@ def executed_by_l1(played: Played) -> Iterator[tuple[Moment, State, Doubts]]:
             doubts.paging or step.kind in ("memory-write", "smram-write"),
             doubts.evmcs or step.kind == "enlighten",
         )
+
+
+def is_runnable_l1(state: State, played: Played) -> bool:
+    """Whether L1 would execute instructions, by a processor and not by KVM, and no event comes."""
+    outside = not state.view.in_l2 and not state.view.in_smm
+    return (
+        state.is_at_rest and outside and (_has_unrestricted_guests(played) or _is_runnable(state))
+    )
 
 
 def _is_runnable(state: State) -> bool:
