@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from ci.pages import keep
 from nvmxfuzz.inputs import codec, records, session_codec, session_steps, step_codec, world_codec
 from nvmxfuzz.inputs.bases import GUEST_BASES, base
 from nvmxfuzz.inputs.case import (
@@ -265,14 +266,7 @@ def slots(harness: str, table: tuple[Slot, ...]) -> Iterator[str]:
 
 def main() -> int:
     """Compare or write the page; return the exit status."""
-    text = "\n".join(page()) + "\n"
-    if "--write" in sys.argv[1:]:
-        PAGE.write_text(text)
-        return 0
-    if not PAGE.exists() or PAGE.read_text() != text:
-        print(f"{PAGE}: not up to date; run ci/checks/input_format_page.py --write")
-        return 1
-    return 0
+    return keep({PAGE: "\n".join(page()) + "\n"}, "input_format_page.py")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from ci.pages import keep
 from nvmxfuzz.cpu.rule import Failure
 from nvmxfuzz.oracles.bochs import known as known_bochs
 from nvmxfuzz.oracles.known import KnownDifference, KnownMistake
@@ -174,18 +175,8 @@ PAGES = {
 
 def main() -> int:
     """Compare or write the pages; return the exit status."""
-    status = 0
-    for path, lines in PAGES.items():
-        text = "\n".join(lines()) + "\n"
-        if "--write" in sys.argv[1:]:
-            path.write_text(text)
-        elif not path.is_file() or path.read_text() != text:
-            print(
-                f"docs/{path.name} is not up to date: "
-                "run .venv/bin/python ci/checks/known_page.py --write"
-            )
-            status = 1
-    return status
+    texts = {path: "\n".join(lines()) + "\n" for path, lines in PAGES.items()}
+    return keep(texts, "known_page.py")
 
 
 if __name__ == "__main__":

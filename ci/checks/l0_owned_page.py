@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ci.pages import keep
 from nvmxfuzz.arch.fields import FIELDS
 from nvmxfuzz.cpu.rule import Rule
 from nvmxfuzz.cpu.vm_entry import CHAPTER, vm_entry
@@ -222,16 +223,7 @@ def main() -> int:
     if missing:
         print("nobody checks these rules, and nothing says why: " + ", ".join(missing))
         return 1
-    text = "\n".join(page(found)) + "\n"
-    if "--write" in sys.argv[1:]:
-        PAGE.write_text(text)
-    elif not PAGE.is_file() or PAGE.read_text() != text:
-        print(
-            "docs/l0-owned.md is not up to date: "
-            "run .venv/bin/python ci/checks/l0_owned_page.py --write"
-        )
-        return 1
-    return 0
+    return keep({PAGE: "\n".join(page(found)) + "\n"}, "l0_owned_page.py")
 
 
 if __name__ == "__main__":

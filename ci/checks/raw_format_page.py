@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from ci.pages import keep
 from nvmxfuzz.arch import msr
 from nvmxfuzz.arch.features import FEATURES
 from nvmxfuzz.arch.vmx_msr import VmxBasic
@@ -44,12 +45,7 @@ def main() -> int:
         return 1
     head, _, rest = before.partition(START)
     text = head + START + "\n".join(table()) + "\n" + END + rest.partition(END)[2]
-    if "--write" in sys.argv[1:]:
-        PAGE.write_text(text)
-    elif text != before:
-        print(f"{PAGE}: not up to date; run ci/checks/raw_format_page.py --write")
-        return 1
-    return 0
+    return keep({PAGE: text}, "raw_format_page.py")
 
 
 if __name__ == "__main__":

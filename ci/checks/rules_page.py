@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from ci.pages import keep
 from nvmxfuzz.arch import sections
 from nvmxfuzz.cpu.vm_entry import CHAPTER
 
@@ -44,16 +45,7 @@ def page() -> Iterator[str]:
 
 def main() -> int:
     """Compare or write the page; return the exit status."""
-    text = "\n".join(page()) + "\n"
-    if "--write" in sys.argv[1:]:
-        PAGE.write_text(text)
-        return 0
-    if not PAGE.is_file() or PAGE.read_text() != text:
-        print(
-            "docs/rules.md is not up to date: run .venv/bin/python ci/checks/rules_page.py --write"
-        )
-        return 1
-    return 0
+    return keep({PAGE: "\n".join(page()) + "\n"}, "rules_page.py")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+from ci.pages import keep
 from nvmxfuzz.campaign.store.beside import COLUMNS
 from nvmxfuzz.campaign.store.opening import APPLICATION_ID, VERSION
 
@@ -135,16 +136,7 @@ def wrapped(lines: list[str]) -> Iterator[str]:
 
 def main() -> int:
     """Compare or write the page; return the exit status."""
-    text = "\n".join(page()) + "\n"
-    if "--write" in sys.argv[1:]:
-        PAGE.write_text(text)
-        return 0
-    if not PAGE.is_file() or PAGE.read_text() != text:
-        print(
-            "docs/store.md is not up to date: run .venv/bin/python ci/checks/store_page.py --write"
-        )
-        return 1
-    return 0
+    return keep({PAGE: "\n".join(page()) + "\n"}, "store_page.py")
 
 
 if __name__ == "__main__":
