@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from nvmxfuzz.cli.fuzz import DEFAULT_STORE
 from nvmxfuzz.errors import InputError
-from nvmxfuzz.machine.outside import printable
+from nvmxfuzz.machine.outside import printable, show
 
 if TYPE_CHECKING:
     from nvmxfuzz.triage.bisecting import OnKernel, Place
@@ -89,6 +89,10 @@ def _found(args: argparse.Namespace, trees: list[Place]) -> CaseFinding:
     from nvmxfuzz.triage.case_finding import shown_finding, stored_finding
     from nvmxfuzz.triage.first_seen import first_seen
 
+    if os.path.isdir(args.finding):
+        raise InputError(
+            f"{show(args.finding)} is a folder: name one case file in it, or a finding of the store"
+        )
     if not os.path.isfile(args.finding):
         if args.target is not None:
             raise InputError("--target goes with a case file: leave it out")

@@ -241,6 +241,7 @@ def _summary(stage: _Stage, last: Finished) -> Summary:
         known=tuple(sorted(_known(tally).items())),
         store=shown,
         replay=(*command(), "replay", shown),
+        repro=(*command(), "repro", "--store", shown),
     )
 
 

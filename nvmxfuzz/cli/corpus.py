@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from nvmxfuzz.cli.corpus_sources import Found, Harnesses, Sources, inputs_of
 from nvmxfuzz.cli.invocation import typed_path
 from nvmxfuzz.cli.streams import complain
 from nvmxfuzz.errors import InputError
-from nvmxfuzz.machine.outside import printable
+from nvmxfuzz.machine.outside import printable, show
 
 _BAD_INPUT = 2
 _TOGETHER = 256
@@ -75,7 +76,7 @@ def _add_merge(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "set of inputs into DEST that together show every behaviour which DEST does not show yet. "
         "What is in DEST stays. A folder gets TOML cases.",
     )
-    action.add_argument("dest", type=Path, metavar="DEST", help="a store, or a folder that exists")
+    action.add_argument("dest", metavar="DEST", help="a store, or a folder that exists")
     _add_sources(action)
     action.set_defaults(run=_merge)
 
@@ -176,15 +177,22 @@ def _text(harnesses: Harnesses, found: Found) -> str | None:
 
 
 def _merge(args: argparse.Namespace) -> int:
-    is_folder = args.dest.is_dir()
+    dest = _destination(args.dest)
     harnesses = Harnesses.naming(args.harness)
-    sources = Sources(harnesses, args.target, own=None if is_folder else args.dest)
+    sources = Sources(harnesses, args.target, own=None if dest.is_dir() else dest)
     reader = _Reader(sources, strict=args.strict)
     with shown_progress(sys.stderr) as progress:
-        groups = merged(args.dest, reader.read(args.paths), harnesses, progress)
+        groups = merged(dest, reader.read(args.paths), harnesses, progress)
         bad = reader.bad + _tell(groups)
     _reply_groups(args, groups, "added", bad)
     return _BAD_INPUT if bad else 0
+
+
+def _destination(name: str) -> Path:
+    """Return the store or folder of that name; a folder must be there."""
+    if name.endswith(os.sep) and not os.path.isdir(name):
+        raise InputError(f"there is no folder {show(name)}: make it, or name a store")
+    return Path(name)
 
 
 def _prune(args: argparse.Namespace) -> int:

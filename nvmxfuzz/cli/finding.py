@@ -17,6 +17,7 @@ from nvmxfuzz.errors import InputError
 from nvmxfuzz.inputs.case import Case
 from nvmxfuzz.inputs.expectation import Vector
 from nvmxfuzz.inputs.load import load_vector
+from nvmxfuzz.machine.outside import show
 from nvmxfuzz.triage.case_finding import CaseFinding, file_of, shown_finding, stored_finding
 
 _SUFFIXES: Final = (".toml", ".json")
@@ -65,6 +66,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def named(name: str, store: Path) -> Named:
     """Return what a user names; InputError if it is not there, or has no case."""
     path = Path(name)
+    if path.is_dir():
+        raise InputError(
+            f"{show(name)} is a folder: name one case file in it, or a finding of the store"
+        )
     if path.suffix in _SUFFIXES or path.is_file():
         vector = load_vector(read_file(path), name)
         typed = shlex.quote(name)

@@ -64,7 +64,11 @@ def _print(groups: tuple[Group, ...], *, as_json: bool) -> None:
         print()
     found = sum(len(group.members) for group in groups)
     flaky = sum(group.is_flaky for group in groups)
-    print(f"{found} findings in {len(groups)} groups, {flaky} of them flaky")
+    print(f"{_count(found, 'finding')} in {_count(len(groups), 'group')}, {flaky} of them flaky")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _lines(group: Group) -> Iterator[str]:

@@ -94,18 +94,11 @@ class ConfigCase:
         return "capability_config"
 
 
-@dataclass(frozen=True, slots=True)
-class RestoreCase:
-    """A vCPU without CPUID in a world, and what happens to it: at most `steps.MOST_STEPS`."""
+class _InOneWorld:
+    """What a case has of its only world."""
 
+    __slots__ = ()
     world: World
-    steps: tuple[Step, ...] = ()
-    note: str = field(default="", compare=False)
-
-    @property
-    def harness(self) -> WorldKind:
-        """The kind of the case."""
-        return "capability_restore"
 
     @property
     def profile(self) -> Profile:
@@ -116,6 +109,20 @@ class RestoreCase:
     def base(self) -> str:
         """The profile that the world is told against."""
         return self.world.base
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreCase(_InOneWorld):
+    """A vCPU without CPUID in a world, and what happens to it: at most `steps.MOST_STEPS`."""
+
+    world: World
+    steps: tuple[Step, ...] = ()
+    note: str = field(default="", compare=False)
+
+    @property
+    def harness(self) -> WorldKind:
+        """The kind of the case."""
+        return "capability_restore"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +156,7 @@ class MigrationCase:
 
 
 @dataclass(frozen=True, slots=True)
-class SessionCase:
+class SessionCase(_InOneWorld):
     """The vCPUs of a VM in a world, and what happens to them: at most `session_steps.MOST_STEPS`.
 
     All are plain at first: the processor in 64-bit mode at CPL 0, CPUID as the world has it, the
@@ -165,16 +172,6 @@ class SessionCase:
     def harness(self) -> WorldKind:
         """The kind of the case."""
         return "session"
-
-    @property
-    def profile(self) -> Profile:
-        """The processor of the world."""
-        return self.world.profile
-
-    @property
-    def base(self) -> str:
-        """The profile that the world is told against."""
-        return self.world.base
 
 
 SlotCase: TypeAlias = EntryCase | ConfigCase

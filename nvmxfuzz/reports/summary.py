@@ -73,6 +73,7 @@ class Summary:
     `harness` and `engine` are those of the first job. `new` are those of the findings that the
     store did not have before. `replay` is the command that runs the findings in the store again,
     in words that can be typed where the campaign was started; those `without_input` it cannot.
+    `repro` is the one that tells of a finding, whose identity is to follow.
     `known` counts known differences, among the inputs that were looked at closely.
     """
 
@@ -88,6 +89,7 @@ class Summary:
     new: int
     store: str
     replay: tuple[str, ...]
+    repro: tuple[str, ...]
     workers: int = 1
     corpus: int = 0
     stability: float | None = None
@@ -137,6 +139,7 @@ class Summary:
         if self.known:
             lines.append(f"  known         {known_text(dict(self.known))}")
         lines.append(f"  findings      {len(self.findings)} ({self.new} new)")
+        lines += self._idle_lines()
         if self.deaths:
             lines.append(f"  deaths        a worker was restarted {self.deaths} times")
         return "\n".join([*lines, f"  stored in     {self.store}", *self._replay_lines()])
@@ -152,6 +155,12 @@ class Summary:
             yield from self.jobs[0].lines()
         else:
             yield from (job.line() for job in self.jobs)
+
+    def _idle_lines(self) -> Iterator[str]:
+        """Name the jobs that have not come to a single input."""
+        idle = [job.label for job in self.jobs if not job.executions]
+        if idle and self.reason == "time":
+            yield f"  no time for   {', '.join(idle)}: give the campaign more of it with --time"
 
     def _stable_text(self) -> str:
         return "" if self.stability is None else f", {self.stability:.1%} stable"
@@ -173,6 +182,8 @@ class Summary:
         if len(again) > _LISTED:
             yield f"  and {len(again) - _LISTED} more, all of them by:"
             yield f"    {shlex.join(self.replay)}"
+        yield "  repro         one is told so that others understand it by:"
+        yield f"    {shlex.join([*self.repro, again[0]])}"
 
 
 def seen_counts(seen: Seen) -> dict[str, int]:

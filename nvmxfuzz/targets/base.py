@@ -49,12 +49,6 @@ class Observation:
         """The one outcome, or None if there is none or more than one."""
         return self.outcomes[0] if len(self.outcomes) == 1 else None
 
-    def agrees_with(self, other: Observation) -> bool:
-        """Tell whether one processor can have done what both say; unsaid is no disagreement."""
-        if self.status != "outcome" or other.status != "outcome":
-            return True
-        return not set(self.outcomes).isdisjoint(other.outcomes)
-
     def to_json(self) -> dict[str, object]:
         """Return the form that the commands print with `--json`."""
         said: dict[str, object] = {"status": self.status}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from nvmxfuzz.campaign.store import StoredFinding
 from nvmxfuzz.errors import InputError
@@ -14,6 +15,8 @@ from nvmxfuzz.inputs.shown import Shown
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.targets.registry import all_targets
 from nvmxfuzz.triage.job import Setting
+
+_MODEL: Final = "kvm-model-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,3 @@ def _target_of(finding: Finding) -> str | None:
     sides = [side for side in finding.targets if side in names]
     # Where the model and KVM differ, it is KVM that the model is held against.
     return min(sides, key=lambda side: side.startswith(_MODEL), default=None)
-
-
-_MODEL = "kvm-model-"

@@ -110,3 +110,9 @@ def test_a_file_with_the_name_of_a_harness_is_not_taken_for_it(tmp_path: Path) -
 def test_a_harness_that_is_gone_is_one_sentence(reference: str) -> None:
     with pytest.raises(InputError, match=r"the harness .* is not there any more"):
         referenced_harness(reference)
+
+
+def test_a_harness_whose_name_is_no_name_is_told_in_short() -> None:
+    with pytest.raises(InputError, match=r"the harness .* is not there any more") as told:
+        referenced_harness("x" * 5000)
+    assert len(str(told.value)) < 500

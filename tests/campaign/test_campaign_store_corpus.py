@@ -80,7 +80,6 @@ def test_an_input_that_is_dropped_leaves_what_it_showed(store: Store) -> None:
     (left,) = store.inputs("vm_entry")
     assert (left.data, left.provenance.parent) == (b"b", "")
     assert [each.input for each in store.behaviours()] == [None]
-    assert not store.has_input("vm_entry", "", b"a")
 
 
 def test_a_deadly_input_is_handed_out_no_more(store: Store) -> None:

@@ -35,26 +35,27 @@ def test_the_pages_are_whole(check: Callable[[], int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "old", "new", "said"),
+    ("edit", "said"),
     [
-        ("btf.md", "**Consequence.**", "**So.**", "btf: Consequence."),
-        ("btf.md", "**Minimal case.**", "**Case.**", "btf.md is not up to date"),
-        ("findings.toml", "[btf]", "[btff]", "btf: sure in findings.toml [btf]"),
-        ("findings.toml", "[btf]\n", '[btf]\nshown = "no"\n', "btf: shown in findings.toml [btf]"),
-        ("findings.toml", 'without = "no oracle', 'wiht = "no', "failed-load-tsc: without in"),
-        ("README.md", "(btf.md)", "(bft.md)", "btf: a line in README.md"),
-        ("README.md", "(btf.md)", "(bft.md)", "bft: a page"),
+        (("btf.md", "**Consequence.**", "**So.**"), "btf: Consequence."),
+        (("btf.md", "**Minimal case.**", "**Case.**"), "btf.md is not up to date"),
+        (("findings.toml", "[btf]", "[btff]"), "btf: sure in findings.toml [btf]"),
+        (
+            ("findings.toml", "[btf]\n", '[btf]\nshown = "no"\n'),
+            "btf: shown in findings.toml [btf]",
+        ),
+        (("findings.toml", 'without = "no oracle', 'wiht = "no'), "failed-load-tsc: without in"),
+        (("README.md", "(btf.md)", "(bft.md)"), "btf: a line in README.md"),
+        (("README.md", "(btf.md)", "(bft.md)"), "bft: a page"),
     ],
 )
-def test_what_is_missing_is_named(  # noqa: PLR0913 # what is edited, and what is said of it
+def test_what_is_missing_is_named(
     check: Callable[[], int],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    name: str,
-    old: str,
-    new: str,
+    edit: tuple[str, str, str],
     said: str,
 ) -> None:
-    edited(tmp_path / "findings", name, old, new)
+    edited(tmp_path / "findings", *edit)
     assert check() == 1
     assert said in capsys.readouterr().out

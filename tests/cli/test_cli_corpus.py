@@ -403,3 +403,10 @@ def test_what_is_no_store_is_a_sentence(run: Run, action: str, cases: Path, tmp_
     )
     assert (status, out) == (2, "")
     assert "is not a store" in err
+
+
+def test_a_folder_that_is_not_there_is_no_store(run: Run, tmp_path: Path, cases: Path) -> None:
+    status, out, err = run("corpus", "merge", f"{tmp_path}/nowhere/", cases)
+    assert (status, out) == (2, "")
+    assert "there is no folder" in err
+    assert not (tmp_path / "nowhere").exists()

@@ -91,6 +91,7 @@ def test_other_cases_have_no_form_in_c(run: Run) -> None:
     [
         (("nothing", "--store", "absent.db"), "there is no store"),
         (("absent.toml",), "cannot read"),
+        ((str(VECTORS),), "is a folder: name one case file in it"),
     ],
 )
 def test_what_is_not_there_is_a_sentence(

@@ -81,7 +81,7 @@ def test_a_group_that_is_flaky_wherever_it_was_run_again_is_flaky(run: Run, path
         store.add_reruns("vm_entry", WARN.identity, 5, 4)
     (group,) = groups(run, path)
     assert (group["flaky"], group["standing"]) == (True, "flaky")
-    assert "1 findings in 1 groups, 1 of them flaky" in run("findings", path)[1]
+    assert "1 finding in 1 group, 1 of them flaky" in run("findings", path)[1]
 
 
 def test_a_store_without_findings_and_no_store(run: Run, path: Path) -> None:
@@ -170,6 +170,12 @@ def test_a_finding_of_one_kernel_is_not_in_the_other(run: Run, path: Path) -> No
     _, out, _ = run("bisect", identity[:-2], "--store", path, "--json")
     results = {each["kernel"]: each["result"] for each in json.loads(out)["kernels"]}
     assert results == {"6.1": "another finding", "6.12": "does not show it"}
+
+
+def test_a_folder_is_no_finding(run: Run, tmp_path: Path) -> None:
+    status, out, err = run("bisect", tmp_path)
+    assert (status, out) == (2, "")
+    assert "is a folder: name one case file in it" in err
 
 
 def test_what_is_about_no_kernel_cannot_be_bisected(run: Run, path: Path) -> None:

@@ -29,6 +29,7 @@ SUMMARY = Summary(
     new=0,
     store="nvmxfuzz.db",
     replay=(".venv/bin/nvmxfuzz", "replay", "nvmxfuzz.db"),
+    repro=(".venv/bin/nvmxfuzz", "repro", "--store", "nvmxfuzz.db"),
 )
 
 
@@ -101,3 +102,17 @@ def test_the_summary_as_json_counts() -> None:
     assert line["rules"] == {"all": 8, "n/a": 1, "held": 3, "broken": 2, "unknown": 0}
     assert line["executions_per_second"] == 1500
     assert replace(SUMMARY, seconds=0).to_json()["executions_per_second"] == 0
+
+
+def test_the_summary_tells_how_a_finding_is_told_to_others() -> None:
+    text = replace(SUMMARY, findings=("a-1", "b-2"), without_input=("a-1",)).to_text()
+    assert text.splitlines()[-1].strip() == ".venv/bin/nvmxfuzz repro --store nvmxfuzz.db b-2"
+    assert "repro" not in replace(SUMMARY, findings=("a-1",), without_input=("a-1",)).to_text()
+
+
+@pytest.mark.parametrize(("reason", "named"), [("time", True), ("interrupted", False)])
+def test_a_job_that_had_no_time_is_named(reason: str, named: bool) -> None:
+    idle = replace(JOB, label="session by atheris", executions=0)
+    text = replace(SUMMARY, jobs=(JOB, idle), reason=reason).to_text()
+    assert ("no time for   session by atheris: give the campaign more" in text) == named
+    assert "no time for" not in SUMMARY.to_text()

@@ -132,11 +132,6 @@ class Inputs(Database):
             yield from found
             last = found[-1].number
 
-    def has_input(self, harness: str, target: str, data: bytes) -> bool:
-        """Tell whether an input is in the corpus."""
-        with self._reading() as connection:
-            return _number(connection, harness, target, sha256(data).digest()) is not None
-
     def behaviours(
         self, harness: str | None = None, target: str | None = None
     ) -> Iterator[SeenBehaviour]:

@@ -53,7 +53,6 @@ KVM_GET_MSR_FEATURE_INDEX_LIST: Final = _both(0x0A, 4)
 KVM_CREATE_VCPU: Final = _command(0, 0x41)
 KVM_SET_USER_MEMORY_REGION: Final = _in(0x46, s.MemoryRegion)
 KVM_SET_TSS_ADDR: Final = _command(0, 0x47)
-KVM_SET_IDENTITY_MAP_ADDR: Final = _in(0x48, ctypes.c_uint64)
 KVM_CREATE_IRQCHIP: Final = _command(0, 0x60)
 
 # of a vCPU; KVM_GET_MSRS also of /dev/kvm

@@ -138,10 +138,6 @@ class Vm:
         """KVM_SET_TSS_ADDR: three pages that real mode needs without unrestricted guests."""
         self._ioctl(io.KVM_SET_TSS_ADDR, address)
 
-    def set_identity_map_address(self, address: int) -> None:
-        """KVM_SET_IDENTITY_MAP_ADDR: one page, likewise."""
-        self._ioctl(io.KVM_SET_IDENTITY_MAP_ADDR, ctypes.byref(ctypes.c_uint64(address)))
-
     def create_irqchip(self) -> None:
         """KVM_CREATE_IRQCHIP: local APICs in the kernel; before the first vCPU."""
         self._ioctl(io.KVM_CREATE_IRQCHIP)
