@@ -70,7 +70,8 @@ def _oracle(name: str) -> Oracle[SessionCase, Run]:
 _CHEAP: Final = (
     *("session.no-warn", "session.l2-never-emulated"),
     *("session.triple-fault", "session.ioctl-accepts", "session.nested-state-reads-back"),
-    "session.nested-state-current",
+    *("session.nested-state-current", "session.instruction-errors"),
+    "session.instruction-effects",
 )
 _REPLAYING: Final = (
     *("session.order", "session.smm-round-trip"),

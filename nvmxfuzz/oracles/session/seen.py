@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Final
 
 from nvmxfuzz.arch.controls import Primary, Secondary
@@ -95,7 +96,10 @@ def _is_unrestricted(state: State, played: Played) -> bool:
 
 def segments(state: State) -> dict[str, int]:
     """Return the segment registers as a VMCS has them."""
-    words = state.sregs
+    return _segments(state.sregs)
+
+
+def _segments(words: Mapping[str, int]) -> dict[str, int]:
     found: dict[str, int] = {}
     for name in _SEGMENTS:
         part = {key: words[f"{name}.{key}"] for key in _PARTS}
@@ -180,7 +184,14 @@ def is_runnable_l1(state: State, played: Played) -> bool:
 
 def _is_runnable(state: State) -> bool:
     """Whether a processor could be in that state, so that KVM need not emulate L1."""
-    return guest_segments_valid(segments(state), state.sregs["cr0"], state.regs["rflags"])
+    return _are_valid(state.view.sregs, state.regs["rflags"])
+
+
+@lru_cache(maxsize=64)
+def _are_valid(sregs: tuple[tuple[str, int], ...], rflags: int) -> bool:
+    """Whether segments are; L1 has the same ones at most of its instructions."""
+    words = dict(sregs)
+    return guest_segments_valid(_segments(words), words["cr0"], rflags)
 
 
 def instruction_errors(played: Played) -> Iterator[Found]:
