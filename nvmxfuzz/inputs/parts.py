@@ -42,7 +42,12 @@ class Parts:
 
 def is_text(data: bytes) -> bool:
     """Return True if an input is a case as TOML."""
-    return len(data) > 1 and data[1] & _KIND == TEXT
+    return kind_of(data) == TEXT
+
+
+def kind_of(data: bytes) -> int:
+    """Return which of the kinds of `inputs.codec` an input is."""
+    return data[1] & _KIND if len(data) > 1 else XOR
 
 
 def take_apart(data: bytes, harness: SlotKind, profiles: tuple[str, ...] = PROFILES) -> Parts:

@@ -70,6 +70,23 @@ def read_records(body: bytes, count: int, table: Layout) -> tuple[list[Record], 
     return found, body[at:end]
 
 
+def whole_records(body: bytes, table: Layout) -> bool:
+    """Tell whether a body is records of an entry and nothing else, none of which ends early."""
+    slots = table.slots
+    at, end = 0, len(body)
+    while at < end:
+        head = int.from_bytes(body[at : at + 2], "little")
+        operation = head >> 12
+        if operation == WRITE:
+            at += 2 + _RANGE_HEAD + (body[at + 2] if at + 2 < end else 0)
+        elif operation == UNBACK:
+            at += 2 + _RANGE_HEAD
+        else:
+            size = slots[(head & 0xFFF) % len(slots)].size
+            at += 2 + (3 * size if operation % 3 == MASKED else size)
+    return at == end
+
+
 def pack_record(change: Change, table: Layout) -> bytes:
     """Return the records of one change."""
     if isinstance(change, MemoryEdit):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from nvmxfuzz.machine.attempt import Attempt
+from nvmxfuzz.machine.profile import Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,9 @@ class Place:
 class Ends:
     """What the function leaves behind: `address` is that of a struct nvmx_end of shim/nvmx.h.
 
-    `returned`, `entered` and `exited` are kinds of ends; what comes of any other kind, the target
-    itself has to say. So it has where a line of the log is of another level than `harmless`.
+    `returned`, `entered`, `exited` and `faulted` are kinds of ends; what comes of any other kind,
+    the target itself has to say. So it has where a line of the log is of another level than
+    `harmless`.
     """
 
     address: int
@@ -38,6 +40,7 @@ class Ends:
     entered: int
     exited: int
     harmless: int
+    faulted: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,3 +73,21 @@ class HasAtHand(Protocol):
 
     def at_hand(self, attempt: Attempt) -> AtHand | None:
         """Return the function behind the attempt, which was the last one to run; None: none."""
+
+
+class Alone(Protocol):
+    """A processor that executes what L1 does, with no hypervisor in between."""
+
+    def at_hand(self, attempt: Attempt) -> AtHand | None:
+        """Return it as a function with the memory of the attempt; None: it cannot stand for it."""
+
+    def image(self, attempt: Attempt) -> bytes:
+        """Return the image of the attempt's VMCS."""
+
+
+@runtime_checkable
+class ActsAlone(Protocol):
+    """A target that can also be the processor which a hypervisor on it offers."""
+
+    def alone(self, host: Profile, offered: Profile) -> Alone | None:
+        """Return the processor `offered` on `host`, None if there is none that is near it."""

@@ -77,7 +77,12 @@ class FastEngine:
             size=self.format.size,
             launch_state=self.format.launch_state,
             ends=Ends(
-                self.cpu.native.end_address, RETURNED, patches.ENTERED, patches.VM_EXIT, ERROR
+                self.cpu.native.end_address,
+                RETURNED,
+                patches.ENTERED,
+                patches.VM_EXIT,
+                ERROR,
+                patches.EXCEPTION,
             ),
             error=self.region_address + self.format.instruction_error,
             stamp=self.cpu.memory.stamp,
@@ -103,14 +108,17 @@ class Ready:
 
 
 class FastPath:
-    """Attempts on one profile."""
+    """Attempts on one profile; with `nearly` on a CPU that may be another one in some points."""
 
-    def __init__(self, engine: FastEngine, profile: Profile, model: str) -> None:
+    def __init__(
+        self, engine: FastEngine, profile: Profile, model: str, *, nearly: bool = False
+    ) -> None:
         self._engine = engine
         self._profile = profile
         cpu = engine.cpu
         cpu.restore(cpu.power_on)
-        self._reason = restrict(cpu, profile, model)
+        reason = restrict(cpu, profile, model)
+        self._reason = "" if nearly else reason
         self._reset = cpu.save()
         self._known: dict[Processor, Ready] = {}
         self._last: tuple[Processor | None, Ready] = None, Ready("")

@@ -20,6 +20,7 @@ from nvmxfuzz.targets.bochs.complete import CompleteEngine, CompletePath
 from nvmxfuzz.targets.bochs.cpu import Cpu
 from nvmxfuzz.targets.bochs.fast import FastEngine, FastPath
 from nvmxfuzz.targets.bochs.models import MODELS, model_for, refusal
+from nvmxfuzz.targets.bochs.offered import Offered
 from nvmxfuzz.targets.bochs.wheel import installed
 
 NAME: Final = "bochs"
@@ -90,6 +91,11 @@ class Bochs(_OnBochs):
         """Return Bochs as a function of this process: see `AtHand`."""
         path = self._path(attempt.profile)
         return path.at_hand(attempt) if isinstance(path, FastPath) else None
+
+    def alone(self, host: Profile, offered: Profile) -> Offered | None:
+        """Return the processor `offered` by a hypervisor on `host`, None if no model is that."""
+        model = model_for(host)
+        return None if model is None else Offered(model, offered)
 
 
 class BochsComplete(_OnBochs):

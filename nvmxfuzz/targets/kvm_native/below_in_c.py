@@ -72,6 +72,7 @@ def function_of(at_hand: AtHand) -> native.Function:
         entered=ends.entered,
         exited=ends.exited,
         harmless=ends.harmless,
+        faulted=ends.faulted,
     )
 
 

@@ -38,11 +38,11 @@ class GuestMemory:
 
     def read(self, address: int, size: int) -> bytes:
         """Return `size` bytes from guest-physical `address`."""
-        return ctypes.string_at(self._host(address, size), size)
+        return ctypes.string_at(self.host_address(address, size), size)
 
     def write(self, address: int, data: bytes) -> None:
         """Put bytes at guest-physical `address`."""
-        ctypes.memmove(self._host(address, len(data)), data, len(data))
+        ctypes.memmove(self.host_address(address, len(data)), data, len(data))
 
     def read_int(self, address: int, size: int = 8) -> int:
         """Return the little-endian unsigned integer of `size` bytes at `address`."""
@@ -52,7 +52,8 @@ class GuestMemory:
         """Put a little-endian unsigned integer of `size` bytes at `address`."""
         self.write(address, value.to_bytes(size, "little"))
 
-    def _host(self, address: int, size: int) -> int:
+    def host_address(self, address: int, size: int) -> int:
+        """Return where `size` bytes from guest-physical `address` lie in this process."""
         for slot in self._slots.values():
             offset = address - slot.guest_address
             if offset >= 0 and offset + size <= slot.size:

@@ -126,6 +126,21 @@ class Library:
         stopped.__cause__ = error
         return stopped
 
+    def run_burst(self, burst: native.Burst) -> None:
+        """Run a burst, whose calls C guards itself; the state is that of its snapshot then.
+
+        An error of the hardware port is what came of a neighbour, and ended the burst.
+        """
+        if self._barred:
+            raise RuntimeError(self._barred)
+        refusal = self.functions.nvmx_run_burst(ctypes.byref(burst))
+        error, self._port_error = self._port_error, None
+        if refusal:
+            self._barred = _NOT_RESTORED
+            raise InputError("a burst found no memory to restore its snapshot: leave more")
+        if error is not None and not isinstance(error, Exception):
+            raise error
+
     @property
     def stopped(self) -> bool:
         """Whether the last call did not return, and nothing has been restored since."""

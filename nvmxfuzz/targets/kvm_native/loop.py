@@ -7,15 +7,19 @@ processor has executed the merged VMCS, on the profile of the host.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 from nvmxfuzz.inputs.bases import base, default_base
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.profile import Profile
+from nvmxfuzz.targets.at_hand import ActsAlone
 from nvmxfuzz.targets.base import Observation, Target, not_representable
 from nvmxfuzz.targets.bochs.wheel import usable as has_bochs
 from nvmxfuzz.targets.kvm_native.build.objects import usable
+from nvmxfuzz.targets.kvm_native.burst import Bursts
+from nvmxfuzz.targets.kvm_native.library import Library
 from nvmxfuzz.targets.kvm_native.target import (
     COVERAGE,
     FAMILY,
@@ -42,10 +46,10 @@ class KvmLoop(Target):
     def __init__(self, kernel: str, hardware: Target, noun: str, variant: str = PLAIN) -> None:
         self.kernel = f"{FAMILY}-{kernel}"
         self._name = f"{self.kernel}+{noun}"
+        self._version, self._variant = kernel, variant
         self._hardware = hardware
         load = loader(kernel, variant)
-        self._plain = KvmTarget(kernel, hardware, parameters={DRY_RUN: 0}, load=load)
-        self._dry = KvmTarget(kernel, hardware, parameters={DRY_RUN: 1}, load=load)
+        self._plain, self._dry = self._kvm(0, load), self._kvm(1, load)
         self._refusals: dict[int, tuple[Profile, str]] = {}
 
     @property
@@ -82,11 +86,21 @@ class KvmLoop(Target):
         """Return which of them are in nested.c: see `KvmTarget.nested_counters`."""
         return self._plain.nested_counters()
 
+    def bursts(self) -> Bursts | None:
+        """Return bursts on instances of this KVM, None if the hardware is not for that."""
+        hardware = self._hardware
+        if not isinstance(hardware, ActsAlone):
+            return None
+        return Bursts(hardware, lambda: self._kvm(0, loader(self._version, self._variant)))
+
     def close(self) -> None:
         """Give back what the processors took."""
         for part in (self._plain, self._dry, self._hardware):
             part.close()
         self._refusals.clear()
+
+    def _kvm(self, dry_run: int, load: Callable[[], Library]) -> KvmTarget:
+        return KvmTarget(self._version, self._hardware, parameters={DRY_RUN: dry_run}, load=load)
 
     def _follow(self, kvm: KvmTarget, attempt: Attempt) -> Passage:
         reason = self._refusal(attempt.profile)

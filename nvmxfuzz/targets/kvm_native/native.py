@@ -157,7 +157,7 @@ class Function(ctypes.Structure):
             for name in ("count", "size", "launch_state", "returned", "entered", "exited")
         ),
         ("harmless", _U32),
-        ("reserved", _U32),
+        ("faulted", _U32),
     )
 
 
@@ -236,6 +236,81 @@ class Ran(ctypes.Structure):
     )
 
 
+EDITS: Final = 3
+
+
+class Field(ctypes.Structure):
+    """struct nvmx_field: one that a burst edits."""
+
+    _fields_ = (
+        ("slot", ctypes.c_uint16),
+        ("at12", ctypes.c_uint16),
+        ("at", ctypes.c_uint16),
+        ("size", ctypes.c_uint8),
+        ("rotated", ctypes.c_uint8),
+        ("first", _U32),
+        ("values", _U32),
+    )
+
+
+class Edit(ctypes.Structure):
+    """struct nvmx_edit."""
+
+    _fields_ = (("field", _U32), ("reserved", _U32), ("value", _U64))
+
+
+class Outcome(ctypes.Structure):
+    """struct nvmx_outcome: how a VM entry ended."""
+
+    _fields_ = (("kind", _U32), ("number", _U32), ("qualification", _U64))
+
+
+class Told(ctypes.Structure):
+    """struct nvmx_told: a neighbour that is told of."""
+
+    _fields_ = (
+        ("edits", _U32),
+        ("reasons", _U32),
+        ("edit", Edit * EDITS),
+        ("kvm", Outcome),
+        ("alone", Outcome),
+    )
+
+
+class Known(ctypes.Structure):
+    """struct nvmx_known."""
+
+    _fields_ = (("key", _U64), ("count", _U64))
+
+
+class Piece(ctypes.Structure):
+    """struct nvmx_piece."""
+
+    _fields_ = (("at", _POINTER), ("data", _POINTER), ("size", _U64))
+
+
+class Burst(ctypes.Structure):
+    """struct nvmx_burst."""
+
+    _fields_ = (
+        *((name, _POINTER) for name in ("loop", "l1", "vmcs12", "piece")),
+        ("snapshot", ctypes.c_int32),
+        ("launch", ctypes.c_int32),
+        ("vmcs12_size", _U32),
+        ("pieces", _U32),
+        ("alone", Function),
+        *((name, _POINTER) for name in ("image", "forget", "field", "value")),
+        ("fields", _U32),
+        ("count", _U32),
+        ("seed", _U64),
+        *((name, _POINTER) for name in ("known", "edges")),
+        *((name, _U32) for name in ("knowns", "first_edge", "last_edge", "reserved0")),
+        *((name, _POINTER) for name in ("input", "input_size", "told")),
+        *((name, _U32) for name in ("input_head", "tolds", "entries", "compared", "different")),
+        ("reserved", _U32),
+    )
+
+
 Port: Final = ctypes.PYFUNCTYPE(_INT, ctypes.POINTER(Entry))
 """nvmx_port. PYFUNCTYPE: calls hold the lock of the interpreter all the way."""
 
@@ -286,6 +361,7 @@ PROTOTYPES: Final[Mapping[str, Prototype]] = MappingProxyType(
         "nvmx_physical": (_ADDRESS, (_U64, _U64)),
         "nvmx_load_host_state": (None, (_POINTER,)),
         "nvmx_set_below": (None, (_POINTER,)),
+        "nvmx_run_burst": (_INT, (_POINTER,)),
         "nvmx_kernel_version": (_INT, ()),
         "nvmx_parameter": (
             ctypes.c_char_p,

@@ -42,6 +42,7 @@ from nvmxfuzz.targets.kvm_native.below import Below
 from nvmxfuzz.targets.kvm_native.below_in_c import BelowInC
 from nvmxfuzz.targets.kvm_native.direct import Direct, l1_of
 from nvmxfuzz.targets.kvm_native.errors import IoctlError
+from nvmxfuzz.targets.kvm_native.guest_memory import GuestMemory
 from nvmxfuzz.targets.kvm_native.hardware import hardware_of
 from nvmxfuzz.targets.kvm_native.ioctl_numbers import EXIT_REASONS
 from nvmxfuzz.targets.kvm_native.library import Library
@@ -94,6 +95,20 @@ _BEYOND_KVM: Final = (
     _Processor("in_smm", False, "KVM has no dual-monitor treatment of SMM"),
     _Processor("rtit_ctl", 0, "L1 has no Intel PT of its own"),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """A seat that is ready for an attempt, and whatever is to be done so that it is again.
+
+    That is to restore the snapshot, and to put `memory` at those guest-physical addresses.
+    """
+
+    loop: native.Loop
+    l1: native.L1
+    image: bytes
+    snapshot: int
+    memory: tuple[tuple[int, bytes], ...]
 
 
 class Seat:
@@ -166,6 +181,21 @@ class Seat:
         encoding = FIELD_BY_NAME[name].encoding
         self._library.functions.nvmx_vmcs_write(self._vmcs01, encoding, value)
 
+    @property
+    def library(self) -> Library:
+        """The instance of KVM that it is a part of."""
+        return self._library
+
+    @property
+    def layout(self) -> Vmcs12Layout:
+        """The layout of images."""
+        return self._layout
+
+    @property
+    def memory(self) -> GuestMemory:
+        """The memory of L1."""
+        return self._memory
+
     def leave(self) -> None:
         """Give back the memory of the seat, which is then of no use."""
         self._fresh.discard()
@@ -212,6 +242,15 @@ class Seat:
         if self._has_dry_run:
             return self._to_the_end(self._make_ready(attempt), attempt, self._below())
         return self._all_at_once(attempt)
+
+    def stand(self, attempt: Attempt) -> Stand:
+        """Be ready for an attempt that is not `beyond`, and for others that differ in vmcs12."""
+        self._in_c.renew()
+        self._renew(attempt.memory.regions)
+        regions = attempt.memory.regions
+        unusual = () if regions == self._usual else (*_blank(self._usual), *regions)
+        image, l1 = self._image(attempt), self._l1_of(attempt)
+        return Stand(self._loop, l1, image, self._fresh.snapshot, unusual)
 
     def follow(self, attempt: Attempt) -> Passage:
         """Return the same, with all that L1 and L0 can see on the way there."""
@@ -299,9 +338,7 @@ class Seat:
         self._fresh.renew()
         if regions == self._usual:
             return
-        for start, data in self._usual:
-            self._memory.write(start, bytes([UNBACKED]) * len(data))
-        for start, data in regions:
+        for start, data in (*_blank(self._usual), *regions):
             self._memory.write(start, data)
         if regions == self._before and not self._usual:
             # There may be no room for one more snapshot: then they are not in the one there is.
@@ -380,6 +417,10 @@ def messages_of(result: CallResult) -> tuple[Message, ...]:
     checks = (_check_message(check) for check in result.checks)
     warnings = (Message(text, text) for text in (f"WARN {each}" for each in result.warnings))
     return (*checks, *warnings)
+
+
+def _blank(regions: _Regions) -> _Regions:
+    return tuple([(start, bytes([UNBACKED]) * len(data)) for start, data in regions])
 
 
 def _exit_to_user(reason: int) -> str:

@@ -119,6 +119,11 @@ class KvmTarget(Target):
         """Return which of the counters are in nested.c."""
         return nested_counters(self._loaded(), self._kernel)
 
+    def seat(self, profile: Profile) -> Seat | None:
+        """Return KVM on the processor that a profile means, None if there is none."""
+        seat = self._seat(profile)
+        return seat if isinstance(seat, Seat) else None
+
     def close(self) -> None:
         """Give back what the processors took. The object itself cannot be unloaded."""
         for seat in self._seats.values():

@@ -222,7 +222,7 @@ class Planted(Target):
             places=(RIP, RIGHTS),
             size=32,
             launch_state=24,
-            ends=Ends(ctypes.addressof(self.end), RETURNED, ENTERS, EXITS, harmless=1),
+            ends=Ends(ctypes.addressof(self.end), RETURNED, ENTERS, EXITS, harmless=1, faulted=4),
             error=ctypes.addressof(self.error),
             stamp=self.stamp,
             forget=self._forget,

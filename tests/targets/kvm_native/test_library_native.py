@@ -13,7 +13,7 @@ from nvmxfuzz.targets.kvm_native import native
 
 HEADER = (resources.files("nvmxfuzz.targets.kvm_native") / "shim/nvmx.h").read_text()
 SIZES = {"nvmx_u64": 8, "nvmx_s64": 8, "nvmx_u32": 4, "nvmx_s32": 4, "char": 1}
-SIZES |= {"nvmx_u16": 2, "nvmx_u8": 1, "nvmx_port": 8, "nvmx_enter": 8}
+SIZES |= {"nvmx_u16": 2, "nvmx_u8": 1, "nvmx_port": 8, "nvmx_enter": 8, "nvmx_forget": 8}
 STRUCTURES = {
     "site": native.Site,
     "result": native.Result,
@@ -32,6 +32,13 @@ STRUCTURES = {
     "l1": native.L1,
     "ran": native.Ran,
     "loop": native.Loop,
+    "field": native.Field,
+    "edit": native.Edit,
+    "outcome": native.Outcome,
+    "told": native.Told,
+    "known": native.Known,
+    "piece": native.Piece,
+    "burst": native.Burst,
 }
 COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 

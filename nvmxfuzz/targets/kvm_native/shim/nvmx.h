@@ -214,7 +214,7 @@ struct nvmx_function {
 	nvmx_u32 launch_state;	/* where it lies in the image, in 32 bits */
 	nvmx_u32 returned, entered, exited;	/* kinds of ends; any other is no answer */
 	nvmx_u32 harmless;	/* level of lines that do not matter */
-	nvmx_u32 reserved;
+	nvmx_u32 faulted;	/* a kind that is no answer of a processor below KVM */
 };
 struct nvmx_around {		/* all that decides a VM entry beside the VMCS; count 0: too much */
 	nvmx_u64 count;
@@ -328,6 +328,79 @@ NVMX_API int nvmx_is_guest_mode(void *vcpu);
 NVMX_API nvmx_u64 nvmx_emulated(void *vcpu);	/* instructions that KVM has emulated so far */
 NVMX_API int nvmx_emulation_required(void *vcpu);	/* KVM cannot enter with the state it has */
 NVMX_API void *nvmx_vmcs(void *vcpu, int which);	/* 0 the loaded one, 1 vmcs01, 2 vmcs02 */
+
+/* ------------------------------------------------------------------ bursts */
+
+/*
+ * The neighbours of one attempt of L1's: its vmcs12 with one to three fields edited, drawn from
+ * `seed`. Each begins in the state of `snapshot` with `piece` put into memory, runs as by
+ * nvmx_run_loop(), guarded by itself, and is held against `alone`, a processor that executes
+ * vmcs12 itself. What is new or different is told; the state is that of the snapshot then.
+ */
+#define NVMX_EDITS 3
+
+struct nvmx_field {		/* one that is edited */
+	nvmx_u16 slot;		/* its number in an input */
+	nvmx_u16 at12;		/* where it lies in vmcs12 */
+	nvmx_u16 at;		/* and in the image of `alone`: 0xffff is nowhere */
+	nvmx_u8 size;		/* bytes */
+	nvmx_u8 rotated;	/* in the image: left by that many bits, of 32 */
+	nvmx_u32 first, values;	/* of `value`: what is worth trying */
+};
+struct nvmx_edit { nvmx_u32 field, reserved; nvmx_u64 value; };
+enum nvmx_ended {		/* how a VM entry ended */
+	NVMX_NO_END = 0,	/* in no way that a VM entry has, or in none that C can tell */
+	NVMX_ENTERED, NVMX_FAIL_INVALID, NVMX_FAIL_VALID, NVMX_EXIT, NVMX_FAULT,
+};
+struct nvmx_outcome {
+	nvmx_u32 kind;		/* enum nvmx_ended */
+	nvmx_u32 number;	/* of the error, exit reason or vector */
+	nvmx_u64 qualification;
+};
+enum nvmx_reason {		/* bits */
+	NVMX_IS_NEW = 1,	/* no neighbour had these outcomes, by this check; if one entered: this
+				 * field edited */
+	NVMX_IS_DIFFERENT = 2,	/* `alone` comes to something else: the 1st, 4th, 16th, 64th ... so */
+	NVMX_IS_HARM = 4,	/* a warning, or no return, which ends the burst; likewise */
+	NVMX_IS_EDGE = 8,	/* it executed code that no neighbour had */
+	NVMX_IS_SAMPLE = 16,
+};
+struct nvmx_told {
+	nvmx_u32 edits, reasons;
+	struct nvmx_edit edit[NVMX_EDITS];
+	struct nvmx_outcome kvm, alone;
+};
+struct nvmx_known { nvmx_u64 key, count; };
+struct nvmx_piece { void *at; const void *data; nvmx_u64 size; };
+typedef void (*nvmx_forget)(void);
+struct nvmx_burst {
+	const struct nvmx_loop *loop;
+	const struct nvmx_l1 *l1;
+	const void *vmcs12;
+	const struct nvmx_piece *piece;
+	nvmx_s32 snapshot, launch;
+	nvmx_u32 vmcs12_size, pieces;
+	struct nvmx_function alone;
+	const void *image;
+	nvmx_forget forget;	/* the pages that `alone` found missing */
+	const struct nvmx_field *field;
+	const nvmx_u64 *value;
+	nvmx_u32 fields, count;
+	nvmx_u64 seed;
+	struct nvmx_known *known;	/* kept from burst to burst; all zero at first */
+	nvmx_u8 *edges;			/* likewise: which counters were seen */
+	nvmx_u32 knowns;		/* a power of two */
+	nvmx_u32 first_edge, last_edge;	/* of the coverage counters */
+	nvmx_u32 reserved0;
+	nvmx_u8 *input;			/* the input as bytes; the edits of a neighbour go behind */
+	nvmx_u32 *input_size;
+	struct nvmx_told *told;		/* room for `count` */
+	nvmx_u32 input_head, tolds;	/* bytes before the edits; how many are told */
+	nvmx_u32 entries, compared, different;	/* since these were 0; of them, how many */
+	nvmx_u32 reserved;
+};
+/* 0, or a refusal of nvmx_restore() */
+NVMX_API int nvmx_run_burst(struct nvmx_burst *burst);
 
 /* ------------------------------------------------------------------ planted faults */
 
