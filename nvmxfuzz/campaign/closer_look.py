@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 from nvmxfuzz.campaign.harness import WITNESS_ERRORS, Harness, Verdicts
@@ -43,13 +43,17 @@ class CloserLook:
         """Return how many edges of nested.c were executed, and how many there are."""
         return (self._coverage.edges, len(self._coverage.part)) if self._coverage else (0, 0)
 
+    def aside(self) -> AbstractContextManager[None]:
+        """Keep what is executed meanwhile from the counters that steer libFuzzer."""
+        return self._coverage.set_aside() if self._coverage else nullcontext()
+
     def of(self, case: Case, verdicts: Verdicts | None = None) -> None:
         """Run a case again, after a first run with those verdicts, or twice.
 
         Whatever it raises has been told of already.
         """
         self.rerun += 1
-        with self._coverage.set_aside() if self._coverage else nullcontext():
+        with self.aside():
             try:
                 first = self._judged(case) if verdicts is None else _values(verdicts)
                 self.same += self._judged(case, counts=True) == first and self._is_same_below(case)

@@ -71,7 +71,8 @@ class Progress:
     difference, by name, among the inputs that were looked at closely. `conditions` are those of
     KVM that fired for the first time since the last report. `edges` of `all_edges` in KVM's code
     were executed, where it counts them. Of `rerun` inputs that were run again, `same` came to the
-    same behaviour. `resident` is the memory it occupies, in bytes.
+    same behaviour. `resident` is the memory it occupies, in bytes. `entries` are the VM entries of
+    L1's, where one input can bring about many.
     """
 
     worker: int
@@ -85,6 +86,7 @@ class Progress:
     rerun: int = 0
     same: int = 0
     resident: int = 0
+    entries: int = 0
 
 
 @dataclass(frozen=True, slots=True)

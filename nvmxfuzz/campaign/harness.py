@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 from zlib import crc32
 
-from nvmxfuzz.inputs.case import Case, CaseKind, WorldCase
+from nvmxfuzz.campaign.last_input import LastInput
+from nvmxfuzz.inputs.case import Case, CaseKind, EntryCase, WorldCase
 from nvmxfuzz.inputs.codec import decode, encode
 from nvmxfuzz.inputs.order import PROFILES
 from nvmxfuzz.inputs.rebase import rebase
@@ -79,6 +80,22 @@ class Verdicts(Protocol):
         """The points whose answer is not known; one may stand twice."""
 
 
+class Neighbours(Protocol):
+    """Runs inputs that differ a little from one that was executed."""
+
+    @property
+    def entries(self) -> int:
+        """How many have been run."""
+
+    def around(
+        self, case: EntryCase, verdicts: Verdicts, data: bytes, last_input: LastInput, seed: int
+    ) -> tuple[bytes, ...]:
+        """Run the neighbours of a case, with its verdicts; return those worth an execution.
+
+        `last_input` is to have each of them while it runs.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Harness:
     """A harness as a value; `name` is also the name of its seed folder and of `fuzz/NAME.py`.
@@ -120,6 +137,8 @@ class Harness:
     """What another witness makes of a case, run afresh: a part of the behaviour of an input."""
     known: Callable[[Any, Any], tuple[str, ...]] | None = None
     """The known differences that a case shows, for which the witness has returned a result."""
+    neighbours: Neighbours | None = None
+    """Runs others like each input, if there is a way that costs next to nothing."""
     conditions: Callable[[], frozenset[str]] | None = None
     """The conditions of KVM that have fired so far."""
 

@@ -6,6 +6,7 @@ A file mapped by both sides: what was written before a SIGKILL is still there fo
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import struct
@@ -16,6 +17,8 @@ LAST_INPUT = "last-input"
 
 _HEADER = struct.Struct("<QIQ")
 _BEATS = struct.Struct("<Q")
+_SIZE_AT = 8
+"""Where the size of the input stands in the header."""
 MAX_INPUT = 1 << 16
 """Longer inputs are cut here; no engine makes one."""
 
@@ -34,6 +37,7 @@ class LastInput:
             os.posix_fallocate(file.fileno(), 0, size)
             self._map = mmap.mmap(file.fileno(), size)
         self._beats = 0
+        self._address = 0
 
     def write(self, number: int, data: bytes) -> None:
         """Keep `data` as input `number`."""
@@ -41,6 +45,16 @@ class LastInput:
         end = _HEADER.size + len(data)
         self._map[_HEADER.size : end] = data
         _HEADER.pack_into(self._map, 0, number, len(data), self._beats)
+
+    def open_end(self, data: bytes) -> tuple[int, int]:
+        """Begin what is executed with `data`; return where it stands, and its size of 32 bits.
+
+        Both are addresses: whoever executes inputs in C keeps them here, as long as this is open.
+        """
+        self._map[_HEADER.size : _HEADER.size + len(data)] = data
+        if not self._address:
+            self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        return self._address + _HEADER.size, self._address + _SIZE_AT
 
     def beat(self) -> None:
         """Show that it is moving."""

@@ -25,7 +25,7 @@ def memory_bound(size: int) -> Iterator[None]:
 
 @contextmanager
 def memory_uncounted() -> Iterator[None]:
-    """Lift the bound of `memory_bound` for a while; what is mapped then counts extra as well."""
+    """Lift the bound of the others for a while; what is mapped then counts extra as well."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     before = _mapped()
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
@@ -38,10 +38,9 @@ def memory_uncounted() -> Iterator[None]:
 
 
 def bound_memory(size: int) -> None:
-    """Bound the address space from now on, likewise."""
+    """Bound the address space from now on, likewise, but for what is `memory_uncounted`."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = within(_mapped() + size, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_AS, (within(_mapped() + size, hard), hard))
 
 
 def within(size: int, limit: int) -> int:

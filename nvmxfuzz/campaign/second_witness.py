@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from nvmxfuzz.campaign.harness import Harness
+from nvmxfuzz.campaign.harness import Harness, Neighbours
 from nvmxfuzz.campaign.known_seen import (
     known_of_kvm,
     known_of_loop,
@@ -254,15 +254,28 @@ def _with_loop(harness: Harness, target: Target) -> Harness:
 
     loop = cast("Loop", target)
     always, others = loop_oracles(loop)
+    profiles = _profiles_of(target.name.partition("+")[0]) or harness.profiles
     return replace(
         harness,
+        neighbours=_neighbours(target, profiles),
         again=lambda case: OnceFollowed(loop).run(case.attempt),
         known=known_of_loop(loop, harness),
         always=(*harness.always, *always),
         oracles=(*harness.oracles, *others),
-        profiles=_profiles_of(target.name.partition("+")[0]) or harness.profiles,
+        profiles=profiles,
         another=Variety().is_new,
     )
+
+
+def _neighbours(target: Target, profiles: tuple[str, ...]) -> Neighbours | None:
+    """Return the bursts on a loop; None if it is in another process, or its hardware is Python."""
+    from nvmxfuzz.targets.kvm_native.loop import KvmLoop
+
+    if not isinstance(target, KvmLoop) or (bursts := target.bursts()) is None:
+        return None
+    from nvmxfuzz.campaign import neighbours
+
+    return neighbours.Neighbours(bursts, profiles)
 
 
 def _profiles_of(kvm: str) -> tuple[str, ...]:

@@ -15,12 +15,18 @@ from nvmxfuzz.campaign.behaviour import Behaviour
 from nvmxfuzz.campaign.closer_look import LOOK_AT, CloserLook
 from nvmxfuzz.campaign.events import Ended, Found, Kept, Notice, Progress, Started, WorkerEvent
 from nvmxfuzz.campaign.feedback import VerdictFeedback
-from nvmxfuzz.campaign.harness import WITNESS_ERRORS, Harness, Verdicts, error_finding
+from nvmxfuzz.campaign.harness import (
+    WITNESS_ERRORS,
+    Harness,
+    Neighbours,
+    Verdicts,
+    error_finding,
+)
 from nvmxfuzz.campaign.inputs_folder import NAME, InputsFolder
 from nvmxfuzz.campaign.last_input import LastInput
 from nvmxfuzz.campaign.memory import resident
 from nvmxfuzz.campaign.settings import Settings
-from nvmxfuzz.inputs.case import Case
+from nvmxfuzz.inputs.case import Case, EntryCase
 from nvmxfuzz.oracles.finding import Finding
 
 REPORT_EVERY: Final = 0.25
@@ -31,6 +37,7 @@ MOST_FINDINGS: Final = 1000
 """So many different findings are kept in mind; a witness that broken needs no more of them."""
 
 _MOST_PARENTS: Final = 2048
+_MOST_OFFERED: Final = 256
 _MOST_LATEST: Final = 4096
 """Executions that the parents are kept of: more than there are between two reports, or nearly."""
 
@@ -41,8 +48,9 @@ _MOST_LOOKED_AT: Final = 32
 class Session:
     """Executes inputs for an engine, which calls `execute` until `finished`.
 
-    `parents` are inputs that are worth mutating. An engine that knows what it has made an input
-    from says so in `parent` before it executes it.
+    `parents` are inputs that are worth mutating, `offered` those of them that the engine does not
+    know yet. An engine that knows what it has made an input from says so in `parent` before it
+    executes it.
     """
 
     def __init__(
@@ -58,6 +66,7 @@ class Session:
         self.feedback: VerdictFeedback | None = None
         self.parents: list[bytes] = []
         self.parent = b""
+        self.offered: deque[bytes] = deque(maxlen=_MOST_OFFERED)
         self._send = send
         self._last_input = last_input
         self._behaviour = Behaviour(len(harness.points))
@@ -66,6 +75,8 @@ class Session:
         self._latest: deque[tuple[bytes, bytes]] = deque(maxlen=_MOST_LATEST)
         self._sightings: dict[str, int] = {}
         self._executions = 0
+        self._among_neighbours = False
+        self._around: deque[tuple[EntryCase, Verdicts, bytes]] = deque()
         self._started = monotonic()
         self._next_report = self._started + REPORT_EVERY
         self._most_resident = resident() + settings.growth if settings.growth else 0
@@ -189,12 +200,48 @@ class Session:
             self._keep(data)
         if is_new or (asks_all and crc32(data) & LOOK_AT - 1 == 0):
             self._look.of(case, verdicts)
+        # A neighbour that shows something new has neighbours worth a look as well.
+        if is_new or not self._among_neighbours:
+            self._look_around(case, verdicts, data)
+
+    def _look_around(self, case: Case, verdicts: Verdicts, data: bytes) -> None:
+        """Run the neighbours of an input, and execute those that are worth it, as inputs.
+
+        The engine is not told: to it, what is executed is `data`.
+        """
+        neighbours = self.harness.neighbours
+        if neighbours is None or not isinstance(case, EntryCase):
+            return
+        self._around.append((case, verdicts, data))
+        if self._among_neighbours:
+            return
+        self._among_neighbours = True
+        while self._around and not self.finished:
+            self._run_around(neighbours, *self._around.popleft())
+        self._among_neighbours = False
+        self._last_input.write(self._executions, data)
+
+    def _run_around(
+        self, neighbours: Neighbours, case: EntryCase, verdicts: Verdicts, data: bytes
+    ) -> None:
+        found = neighbours.around(case, verdicts, data, self._last_input, self.settings.seed)
+        if not found:
+            return
+        kept = self.parent, self.feedback
+        self.parent, self.feedback = data, None
+        with self._look.aside():
+            for each in found:
+                if not self.finished:
+                    self.execute(each)
+        self.parent, self.feedback = kept
 
     def _keep(self, data: bytes) -> None:
         """Report an input that shows a verdict for the first time."""
         new = self._behaviour.news()
         self._send(Kept(self.settings.worker, data, _digest(self.parent), new))
         self._add_parent(data)
+        if self._among_neighbours:
+            self.offered.append(data)
 
     def _add_parent(self, data: bytes) -> None:
         if len(self.parents) < _MOST_PARENTS:
@@ -237,8 +284,14 @@ class Session:
                 rerun=self._look.rerun,
                 same=self._look.same,
                 resident=resident(),
+                entries=self._entries(),
             )
         )
+
+    def _entries(self) -> int:
+        """Return how many VM entries L1 has made, 0 where inputs are all there is to count."""
+        neighbours = self.harness.neighbours
+        return neighbours.entries + self._executions if neighbours else 0
 
 
 def _digest(data: bytes) -> str:

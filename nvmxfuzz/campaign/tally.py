@@ -121,6 +121,11 @@ class Tally:
             yield from worker.shares.values()
 
     @property
+    def entries(self) -> int:
+        """VM entries of L1's since this tally was made, where they are more than executions."""
+        return sum(share.entries for share in self.shares)
+
+    @property
     def stability(self) -> float | None:
         """The share of inputs that came to the same behaviour again; None if none was run again."""
         shares = list(self.shares)

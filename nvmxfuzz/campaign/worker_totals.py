@@ -33,11 +33,17 @@ class Share:
     earlier_seconds: float = 0.0
     earlier_rerun: int = 0
     earlier_same: int = 0
+    earlier_entries: int = 0
 
     @property
     def executions(self) -> int:
         """How many inputs were executed."""
         return self.earlier + (self.progress.executions if self.progress else 0)
+
+    @property
+    def entries(self) -> int:
+        """How many VM entries of L1's that were, where an input can bring about many; else 0."""
+        return self.earlier_entries + (self.progress.entries if self.progress else 0)
 
     @property
     def rerun(self) -> int:
@@ -124,3 +130,4 @@ class WorkerTotals:
         if last is not None:
             share.earlier_rerun += last.rerun
             share.earlier_same += last.same
+            share.earlier_entries += last.entries

@@ -87,6 +87,22 @@ class _Lineage:
         self._session = session
         self._made = b""
 
+    def offering(self, mutate: Callable[..., bytes]) -> Callable[..., bytes]:
+        """Return a mutator that makes an input of what the session has met elsewhere, if it has.
+
+        So libFuzzer gets to know that, and keeps it if it is new to it.
+        """
+        offered = self._session.offered
+
+        def offers(data: bytes, max_size: int, seed: int) -> bytes:
+            while offered:
+                found = offered.popleft()
+                if len(found) <= max_size:
+                    return found
+            return mutate(data, max_size, seed)
+
+        return offers
+
     def follow(self, mutate: Callable[..., bytes]) -> Callable[..., bytes]:
         """Return a mutator or a crossover that is watched."""
         session = self._session
@@ -130,7 +146,7 @@ def _fuzz(
     mutate: Callable[..., bytes] = mutator(harness.kind, own, harness.profiles)
     cross: Callable[..., bytes] = cross_over(harness.kind, harness.profiles)
     if lineage is not None:
-        mutate, cross = lineage.follow(mutate), lineage.follow(cross)
+        mutate, cross = lineage.follow(lineage.offering(mutate)), lineage.follow(cross)
     atheris.Setup(list(arguments), target, custom_mutator=mutate, custom_crossover=cross)
     atheris.Fuzz()
 
