@@ -232,6 +232,8 @@ def _summary(stage: _Stage, last: Finished) -> Summary:
         reason=last.reason,
         seconds=tally.before + last.seconds,
         executions=tally.executions,
+        entries=tally.entries,
+        entered_seconds=last.seconds,
         deaths=tally.deaths,
         findings=tuple(stage.desk.found),
         new=stage.desk.new,

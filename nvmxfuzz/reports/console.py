@@ -81,6 +81,7 @@ class Console:
     def _status(self, tally: Tally) -> str:
         return (
             f"{duration(tally.elapsed)}  {tally.executions:,} runs  {tally.rate:,.0f}/s  "
+            f"{_entries(tally)}"
             f"findings: {self._by_oracle.total()}  corpus: {tally.kept:,}  "
             f"last new: {ago(tally, tally.last_new)}  {self._seen(tally)}"
         )
@@ -90,3 +91,7 @@ class Console:
             return f"{self._jobs[0].noun}: {seen_text(tally.seen())}"
         counts = (seen_counts(tally.seen(job)) for job in range(len(self._jobs)))
         return f"verdicts seen: {sum(sum(each.values()) for each in counts):,}"
+
+
+def _entries(tally: Tally) -> str:
+    return f"VM entries: {tally.entries:,}  " if tally.entries else ""

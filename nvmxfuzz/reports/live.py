@@ -55,6 +55,8 @@ def _totals(tally: Tally, findings: Mapping[str, int], pending: int) -> Table:
         for name, count in tally.known(job).items():
             known[name] = known.get(name, 0) + count
     lines = Table.grid(padding=(0, 2))
+    if tally.entries:
+        lines.add_row(Text("VM entries"), Text(f"{tally.entries:,}"))
     lines.add_row(Text("findings"), Text(found, style="bold red" if findings else "bold"))
     if known:
         lines.add_row(Text("known"), Text(known_text(known)))

@@ -74,7 +74,8 @@ class Summary:
     store did not have before. `replay` is the command that runs the findings in the store again,
     in words that can be typed where the campaign was started; those `without_input` it cannot.
     `repro` is the one that tells of a finding, whose identity is to follow.
-    `known` counts known differences, among the inputs that were looked at closely.
+    `known` counts known differences, among the inputs that were looked at closely. `entries` are
+    the VM entries of L1's in the last `entered_seconds`, where an input can bring about many.
     """
 
     jobs: tuple[JobSummary, ...]
@@ -95,11 +96,18 @@ class Summary:
     stability: float | None = None
     known: tuple[tuple[str, int], ...] = ()
     without_input: tuple[str, ...] = ()
+    entries: int = 0
+    entered_seconds: float = 0.0
 
     @property
     def rate(self) -> int:
         """Executions a second."""
         return round(self.executions / self.seconds) if self.seconds else 0
+
+    @property
+    def entry_rate(self) -> int:
+        """VM entries a second."""
+        return round(self.entries / self.entered_seconds) if self.entered_seconds else 0
 
     def to_json(self) -> dict[str, object]:
         """Return what `--json` prints as its last line."""
@@ -114,6 +122,8 @@ class Summary:
             "executions": self.executions,
             "executions_per_second": self.rate,
         }
+        if self.entries:
+            said |= {"vm_entries": self.entries, "vm_entries_per_second": self.entry_rate}
         if len(self.jobs) == 1:
             (job,) = self.jobs
             said[job.noun] = {"all": job.points, **seen_counts(job.seen)}
@@ -133,6 +143,7 @@ class Summary:
         lines = [
             f"{self._what()}, seed {self.seed}: {_ENDINGS[self.reason]} after {self.seconds:.1f} s",
             f"  executions    {self.executions:,} ({self.rate:,} a second)",
+            *self._entry_lines(),
             *self._job_lines(),
             f"  corpus        {self.corpus:,} inputs{self._stable_text()}",
         ]
@@ -143,6 +154,10 @@ class Summary:
         if self.deaths:
             lines.append(f"  deaths        a worker was restarted {self.deaths} times")
         return "\n".join([*lines, f"  stored in     {self.store}", *self._replay_lines()])
+
+    def _entry_lines(self) -> Iterator[str]:
+        if self.entries:
+            yield f"  VM entries    {self.entries:,} ({self.entry_rate:,} a second)"
 
     def _what(self) -> str:
         if len(self.jobs) == 1:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from nvmxfuzz.campaign.events import Notice, Progress, Seen
+from nvmxfuzz.campaign.events import Ended, Notice, Progress, Seen
 from nvmxfuzz.campaign.tally import Tally
 from nvmxfuzz.oracles.finding import Finding
 from nvmxfuzz.reports import console
@@ -102,6 +102,7 @@ def test_the_summary_as_json_counts() -> None:
     assert line["rules"] == {"all": 8, "n/a": 1, "held": 3, "broken": 2, "unknown": 0}
     assert line["executions_per_second"] == 1500
     assert replace(SUMMARY, seconds=0).to_json()["executions_per_second"] == 0
+    assert "vm_entries" not in line
 
 
 def test_the_summary_tells_how_a_finding_is_told_to_others() -> None:
@@ -116,3 +117,24 @@ def test_a_job_that_had_no_time_is_named(reason: str, named: bool) -> None:
     text = replace(SUMMARY, jobs=(JOB, idle), reason=reason).to_text()
     assert ("no time for   session by atheris: give the campaign more" in text) == named
     assert "no time for" not in SUMMARY.to_text()
+
+
+def test_vm_entries_are_told_apart_from_executions(monkeypatch: pytest.MonkeyPatch) -> None:
+    summary = replace(SUMMARY, entries=50_000, entered_seconds=2.0)
+    assert "VM entries    50,000 (25,000 a second)" in summary.to_text()
+    line = summary.to_json()
+    assert (line["executions"], line["vm_entries"], line["vm_entries_per_second"]) == (
+        *(3000, 50_000),
+        25_000,
+    )
+    monkeypatch.setattr(console, "PLAIN_EVERY", 0)
+    stream, tally = io.StringIO(), Tally()
+    view = Console(Terminal(file=stream, width=200), [JOB])
+    for entries in (40_000, 41_000):
+        tally.take(Progress(0, 1234, SEEN, (), entries=entries))
+    tally.take(Ended(0))
+    tally.take(Progress(0, 5, SEEN, (), entries=500))
+    view.take(Progress(0, 5, SEEN, ()), tally)
+    view.close()
+    assert "1,239 runs" in stream.getvalue()
+    assert "VM entries: 41,500" in stream.getvalue()
