@@ -141,6 +141,8 @@ class EntryBehaviour:
     """
     lists_debugctl: bool = False
     """KVM_GET_MSR_INDEX_LIST has IA32_DEBUGCTL, so that a migration takes it along."""
+    keeps_asking_for_pages: bool = False
+    """A KVM_RUN that does not find what vmcs12 points to says so, and the next one looks again."""
     has_smm_file: bool = False
     """SMM has a file of its own (smm.c): interrupt shadows live through it, limits of segments are
     restored whole, and an RSM that fails leaves L2; before, RSM was part of the emulator."""
@@ -257,6 +259,7 @@ _V6_12 = replace(
     checks_efer_in_sregs=True,
     hlt_asks_for_events=True,
     lists_debugctl=True,
+    keeps_asking_for_pages=True,
     has_smm_file=True,
 )
 

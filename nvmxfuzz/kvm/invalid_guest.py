@@ -15,8 +15,14 @@ from nvmxfuzz.kvm.nested_instructions import PROTECTION, UNDEFINED
 from nvmxfuzz.kvm.nested_vmx_result import INTERNAL_ERROR, kvm_queue_exception
 from nvmxfuzz.kvm.triple_fault import vmx_vcpu_pre_run
 from nvmxfuzz.kvm.vcpu_events import NotModelledError
-from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx, is_64_bit_mode, vmx_get_cpl
-from nvmxfuzz.kvm.vmx_handle_exit import RSM, fetch_code, handle_ud, is_within_cs
+from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx, vmx_get_cpl
+from nvmxfuzz.kvm.vmx_handle_exit import (
+    RSM,
+    fetch_code,
+    handle_ud,
+    is_emulated_in_64_bits,
+    is_within_cs,
+)
 
 _WORD = 0xFFFF_FFFF
 _LEAST = 3
@@ -31,7 +37,7 @@ def handle_invalid_guest_state(vmx: VcpuVmx) -> str:
     if vmcs["cpu_based_vm_exec_control"] & Primary.INTERRUPT_WINDOW_EXITING and not blocked:
         vmcs["cpu_based_vm_exec_control"] &= ~Primary.INTERRUPT_WINDOW_EXITING
         return ""
-    far = is_64_bit_mode(vmx) and is_noncanonical_address(vcpu.rip, vcpu)
+    far = is_emulated_in_64_bits(vmx) and is_noncanonical_address(vcpu.rip, vcpu)
     code = b"" if far else fetch_code(vmx)
     if code and code != RSM:
         raise NotModelledError("L1 is emulated")
@@ -44,7 +50,7 @@ def handle_invalid_guest_state(vmx: VcpuVmx) -> str:
 def _fetch_fails(vmx: VcpuVmx) -> str:
     """There is no code: the exception of the emulator, or its failure where there is no memory."""
     vcpu, rip = vmx.vcpu, vmx.vcpu.rip
-    if is_64_bit_mode(vmx):
+    if is_emulated_in_64_bits(vmx):
         if is_noncanonical_address(rip, vcpu):
             return kvm_queue_exception(vmx, PROTECTION)
     elif not is_within_cs(vmx, rip):

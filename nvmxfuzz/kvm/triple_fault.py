@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from nvmxfuzz.arch.exit_reasons import ExitReason
 from nvmxfuzz.kvm.nested_vmexit import L2Exit, nested_vmx_vmexit
+from nvmxfuzz.kvm.vcpu_events import NotModelledError
 from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx
 
 TRIPLE_FAULT = L2Exit(int(ExitReason.TRIPLE_FAULT))
@@ -28,6 +29,9 @@ def handle_invalid_l2(vmx: VcpuVmx) -> None:
         handle_pending_run(vmx)
     else:
         nested_vmx_vmexit(vmx, TRIPLE_FAULT)
+        if vmx.events.nmi_pending:
+            # There is no KVM_REQ_EVENT for it.
+            raise NotModelledError("an NMI of L1 that waits for another event")
 
 
 def handle_pending_run(vmx: VcpuVmx) -> str:

@@ -191,7 +191,10 @@ def _enter_again(vmx: VcpuVmx, guest: GuestExit, ran: Ran) -> str:
 def _get_pages(vmx: VcpuVmx) -> bool:
     if vmx.pdptrs_from_userspace:
         raise NotModelledError("PDPTEs from userspace")
-    return nested_get_vmcs12_pages(vmx.vcpu)
+    found = nested_get_vmcs12_pages(vmx.vcpu)
+    if "l1.pdptes.valid" in vmx.vcpu.fired and not vmx.vcpu.behaviour.keeps_asking_for_pages:
+        raise NotModelledError("a KVM_RUN that ends, and gives no reason")
+    return found
 
 
 def _leave_guest(vmx: VcpuVmx, guest: GuestExit, ran: Ran) -> str:

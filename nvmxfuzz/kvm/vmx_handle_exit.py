@@ -221,12 +221,17 @@ def fetch_code(vmx: VcpuVmx) -> bytes:
     if vcpu.guest_mode and nested_cpu_has2(vmx.vmcs12, Secondary.ENABLE_EPT):
         raise NotModelledError("code of L2 behind EPT")
     rip = vcpu.rip
-    if not is_64_bit_mode(vmx):
+    if not is_emulated_in_64_bits(vmx):
         if not is_within_cs(vmx, rip):
             return b""
         rip = rip + vcpu.vmcs["guest_cs_base"] & _WORD
     found = kvm_read_guest_virt(vcpu, rip, 2, fetch=True)
     return b"" if isinstance(found, Fault) else found
+
+
+def is_emulated_in_64_bits(vmx: VcpuVmx) -> bool:
+    """init_emulate_ctxt(): to the emulator RFLAGS.VM, which userspace may set, comes first."""
+    return not vmx.vcpu.rflags & Rflags.VM and is_64_bit_mode(vmx)
 
 
 def is_within_cs(vmx: VcpuVmx, rip: int) -> bool:

@@ -282,9 +282,10 @@ def field_step(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> Step
     """VMREAD into RAX, or VMWRITE."""
     value = step.number("value") if step.kind == "vmwrite" else 0
     if step.chosen("mode") == "kernel":
+        was_l2 = vmx.vcpu.guest_mode
         ran = _run(vmx)
-        if ran.errno or ran.left != INTERRUPTED:
-            return _end(vmx, vmx.vcpu.guest_mode, ran, told=True)
+        if ran.errno or ran.left != INTERRUPTED or (was_l2 and not vmx.vcpu.guest_mode):
+            return _end(vmx, was_l2, ran, told=True)
         if machine.shadowing:
             _uses_shadow(vmx)
     answer = field_access(step.kind, step.chosen("field"), value)
@@ -317,7 +318,7 @@ def prepare(machine: SessionMachine, vmx: VcpuVmx, step: SessionStep) -> StepRes
     attempt = machine.attempts(step.chosen("base"))
     was_l2 = vmx.vcpu.guest_mode
     ran = _run(vmx)
-    if ran.errno or ran.left != INTERRUPTED:
+    if ran.errno or ran.left != INTERRUPTED or (was_l2 and not vmx.vcpu.guest_mode):
         return _end(vmx, was_l2, ran, told=True)
     for address, data in attempt.memory.regions:
         machine.memory.write(address, data)

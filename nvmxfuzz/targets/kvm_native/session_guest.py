@@ -195,9 +195,10 @@ def field_step(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
     name = step.chosen("field")
     value = step.number("value") if step.kind == "vmwrite" else 0
     if step.chosen("mode") == "kernel":
+        was_l2 = vcpu.in_l2()
         ran = vcpu.run()
-        if ran != _ENTERED:
-            return end_of(vcpu, vcpu.in_l2(), ran, told=True)
+        if ran != _ENTERED or (was_l2 and not vcpu.in_l2()):
+            return end_of(vcpu, was_l2, ran, told=True)
         if vcpu.shadow.takes(step.kind, name) and vcpu.uses_shadow():
             return _without_exit(vcpu, step.kind, name, value)
     return run_instruction(vcpu, step, script(field_access(step.kind, name, value)))
@@ -222,7 +223,7 @@ def prepare(vcpu: SessionVcpu, step: SessionStep) -> StepResult:
     attempt = vcpu.vm.bases.attempt(step.chosen("base"))
     was_l2 = vcpu.in_l2()
     ran = vcpu.run()
-    if ran != _ENTERED:
+    if ran != _ENTERED or (was_l2 and not vcpu.in_l2()):
         return end_of(vcpu, was_l2, ran, told=True)
     for address, data in attempt.memory.regions:
         vcpu.vm.write(address, data)

@@ -138,6 +138,49 @@ SESSIONS: Final[dict[str, tuple[dict[str, int], Path, str]]] = {
         ),
         "not modelled: an L2 without a root of page tables",
     ),
+    "to the emulator RFLAGS.VM comes before IA-32e mode": (
+        {"ept": 0},
+        (
+            step("set-regs", register="rip", value=1 << 33),
+            step("set-regs", register="rflags", value=0x26D06),
+            step("vmresume"),
+        ),
+        "",
+    ),
+    "an event that takes the vCPU out of L2 ends what L1 was to write": (
+        {},
+        (
+            *L2,
+            step("l2-exit", exit="hlt"),
+            step("set-events", part="triple_fault_pending", value=1),
+            step("prepare"),
+        ),
+        "",
+    ),
+    "a second NMI waits while L2 is left for its state": (
+        _NO_UNRESTRICTED,
+        (
+            *L2,
+            step("nmi"),
+            step("l2-exit", exit="hlt"),
+            *_segment("tr", "type", 0),
+            step("nmi"),
+            step("rsm"),
+        ),
+        "not modelled: an NMI of L1 that waits for another event",
+    ),
+    "6.1 does not say that PDPTEs are missing, and goes on": (
+        {"ept": 0},
+        (
+            *CURRENT,
+            step("prepare", base="guest-pae"),
+            step("vmlaunch"),
+            step("set-nested-state", part="flags"),
+            step("set-sregs", register="cr3", flip=1 << 48),
+            step("vmxon"),
+        ),
+        "not modelled: a KVM_RUN that ends, and gives no reason",
+    ),
 }
 
 
