@@ -264,6 +264,9 @@ def nested_vmx_restore_host_state(vcpu: Vcpu, vmcs12: Vmcs) -> None:
         kvm_set_dr7(vcpu, vmcs["guest_dr7"])
     vmx_set_efer(vcpu, nested_vmx_get_vmcs01_guest_efer(vcpu))
     vcpu.cr0_guest_owned_bits = vmx_l1_guest_owned_cr0_bits(vcpu)
+    # Where CR0.PG changes, CR4 is read from here on the way; L2's own mask is in force still.
+    owned = vcpu.cr4_guest_owned_bits
+    vcpu.cr4 = vcpu.cr4 & ~owned | vmcs["guest_cr4"] & owned
     vmx_set_cr0(vcpu, vmcs["cr0_read_shadow"])
     vcpu.cr4_guest_owned_bits = ALL_ONES & ~vmcs["cr4_guest_host_mask"]
     vmx_set_cr4(vcpu, vmcs["cr4_read_shadow"])

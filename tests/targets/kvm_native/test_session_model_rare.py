@@ -181,6 +181,17 @@ SESSIONS: Final[dict[str, tuple[dict[str, int], Path, str]]] = {
         ),
         "not modelled: a KVM_RUN that ends, and gives no reason",
     ),
+    "a late VMfail behind RSM finds in CR4 what vmcs01 has of the bits that L2 owned": (
+        _NO_UNRESTRICTED,
+        (
+            *L2,
+            step("smi"),
+            step("smram-write", field="cr4", flip=0x100),
+            step("rsm"),
+            step("l2-exit", exit="vmfail"),
+        ),
+        "",
+    ),
 }
 
 
