@@ -187,6 +187,16 @@ _BY_CASE: Final[Mapping[int, Callable[[VcpuVmx, Vmcs, GuestExit], bool]]] = Mapp
 def skip_instruction_of_l2(vmx: VcpuVmx, length: int) -> None:
     """kvm_skip_emulated_instruction(), behind which L1's monitor trap flag is pending."""
     kvm_skip_emulated_instruction(vmx, length)
+    vmx_update_emulated_instruction(vmx)
+
+
+def vmx_update_emulated_instruction(vmx: VcpuVmx) -> None:
+    """KVM has executed an instruction that ends in L2: the monitor trap flag of L1 traps it.
+
+    RSM, which begins in L1, is one too where it goes back to L2.
+    """
+    if not vmx.vcpu.guest_mode:
+        return
     queues = vmx.events.exception, vmx.events.exception_vmexit
     traps = vmx.vmcs12.cpu_based_vm_exec_control & Primary.MONITOR_TRAP_FLAG
     vmx.nested.mtf_pending = traps != 0 and not any(

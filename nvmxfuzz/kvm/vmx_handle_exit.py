@@ -29,6 +29,7 @@ from nvmxfuzz.kvm.l2_exits import (
     handle_interrupt_window,
     is_nmi,
     nested_vmx_reflects,
+    vmx_update_emulated_instruction,
 )
 from nvmxfuzz.kvm.nested_enter import handle_vmlaunch
 from nvmxfuzz.kvm.nested_operand import MemoryOperand, RegisterOperand, kvm_register_read
@@ -204,6 +205,7 @@ def handle_ud(vmx: VcpuVmx) -> str:
         if em_rsm(vmx):
             if single_step:
                 queue_debug_exception(vmx)
+            vmx_update_emulated_instruction(vmx)
             return ""
         kvm_queue_exception(vmx, instructions.UNDEFINED)
         return INTERNAL_ERROR if not vmx.vcpu.guest_mode and not vmx_get_cpl(vmx) else ""

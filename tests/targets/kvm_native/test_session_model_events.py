@@ -41,11 +41,32 @@ def vmwrite(field: str, value: int) -> SessionStep:
 
 
 NMI_EXITING: Final = 0x1F
+MONITOR_TRAP_FLAG: Final = 0x8C01_E172
 PATHS: Final[dict[str, tuple[SessionStep, ...]]] = {
     "smm-from-l1": (step("vmxon"), SMI, RUN, RSM, step("vmptrst"), RUN),
     "smm-from-l2": (*L2, RUN, step("vmresume"), RUN, SMI, RSM, RUN),
     "smm-with-a-long-flag": (segment("cs", "avl", 0x1E), SMI, RSM, RUN),
     "vmfail-behind-rsm": (*L2, SMI, RSM, step("l2-exit", exit="vmfail")),
+    "rsm-to-an-l2-with-the-monitor-trap-flag": (
+        *L2[:4],
+        vmwrite("cpu_based_vm_exec_control", MONITOR_TRAP_FLAG),
+        L2[4],
+        BEGUN,
+        SMI,
+        RSM,
+        BEGUN,
+        RUN,
+    ),
+    "rsm-to-l1-behind-an-l2-with-the-monitor-trap-flag": (
+        *L2[:4],
+        vmwrite("cpu_based_vm_exec_control", MONITOR_TRAP_FLAG),
+        L2[4],
+        step("l2-exit", exit="cpuid"),
+        SMI,
+        RSM,
+        step("vmresume"),
+        RUN,
+    ),
     "real-mode-and-back": (
         step("vmptrld", mode="real"),
         RUN,
