@@ -223,3 +223,71 @@ def test_an_interrupt_that_is_pending_may_change_everything() -> None:
     for step, found in (("interrupt", 0), ("set-lapic", 0), ("nmi", 1)):
         steps = (session_step(step), session_step("run"))
         assert len(names(steps, initialises(1))) == found
+
+
+@pytest.mark.parametrize(("errno", "is_known"), [(-22, True), (0, False)])
+def test_a_nested_state_is_known_to_be_refused_behind_another_one(
+    errno: int, is_known: bool
+) -> None:
+    first = session_step("set-nested-state", part="vmcs12", flip=1)
+    back = (session_step("save"), session_step("restore"))
+
+    def fault(_toy: Toy, step: SessionStep, result: StepResult) -> StepResult:
+        if step == first:
+            return replace(result, errno=errno)
+        return replace(result, errno=-22) if step == back[1] else result
+
+    breach = "session.ioctl-accepts: restore a"
+    behind = f"{breach}, after a nested state that was refused"
+    steps = (*ENTRY, EXTERNAL, session_step("save"), first, *back)
+    found = breaches(play(Stage(Toy(fault)), SessionCase(WORLD, steps)))
+    assert (behind in found, breach in found) == (is_known, not is_known)
+    assert known("session.ioctl-accepts", behind.partition(": ")[2], KERNEL)
+    assert known("session.ioctl-accepts", breach.partition(": ")[2], KERNEL) is None
+
+
+@pytest.mark.parametrize(
+    ("eptp", "permitted"),
+    [
+        (1 << 35 | 0x1E, ("done",)),
+        (1 << 36 | 0x1E, ("done", "vmfail-valid 28")),
+        (1 << 51 | 0x1E, ("done", "vmfail-valid 28")),
+        (1 << 52 | 0x1E, ("vmfail-valid 28",)),
+    ],
+)
+def test_an_eptp_may_be_beyond_what_the_processor_has(
+    eptp: int, permitted: tuple[str, ...]
+) -> None:
+    steps = (*ENTRY[:-1], session_step("invept", type=1, eptp=eptp))
+    for outcome in ("done", "vmfail-valid 28", "fault 13"):
+
+        def fault(
+            _toy: Toy, step: SessionStep, result: StepResult, outcome: str = outcome
+        ) -> StepResult:
+            return replace(result, outcome=outcome) if step.kind == "invept" else result
+
+        found = breaches(play(Stage(Toy(fault)), SessionCase(WORLD, steps)))
+        silent = not any("invept" in breach for breach in found)
+        assert silent == (outcome in permitted)
+
+
+@pytest.mark.parametrize(("flags", "silent"), [(9, True), (1, False)])
+def test_a_pending_monitor_trap_comes_before_an_invalid_l2(flags: int, silent: bool) -> None:
+    broken = session_step("set-segment", segment="ss", part="type", value=11)
+    world = replace(WORLD, parameters=(("unrestricted_guest", 0),))
+
+    def fault(toy: Toy, step: SessionStep, result: StepResult) -> StepResult:
+        if step == broken:
+            toy.edit(step.vcpu, "nested", flags=flags)
+        return replace(result, outcome="exit 37") if step.kind == "run" else result
+
+    case = SessionCase(world, (*ENTRY, EXTERNAL, broken, session_step("run")))
+    found = breaches(play(Stage(Toy(fault)), case))
+    assert ("session.triple-fault: active" not in found) == silent
+
+
+def test_an_l2_without_page_tables_ends_by_whatever_runs_it() -> None:
+    for kind in ("run", "vmwrite", "l2-exit io"):
+        site = f"valid {kind}, page tables in no memory"
+        assert known("session.triple-fault", site, "6.1")
+        assert known("session.triple-fault", site, "6.12") is None

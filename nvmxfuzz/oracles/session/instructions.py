@@ -170,7 +170,9 @@ def _with_operand(step: SessionStep, state: State, doubts: Doubts) -> frozenset[
             if step.kind == "invvpid" and _is_of_five_levels(step, state, doubts):
                 return refused | {DONE}
             valid = _eptp_valid if step.kind == "invept" else _vpid_valid
-            return frozenset({DONE}) if valid(step, state) else refused
+            if not valid(step, state):
+                return refused
+            return refused | {DONE} if _is_high_eptp(step) else frozenset({DONE})
     return faults or _pointer(step, state, doubts)
 
 
@@ -209,6 +211,11 @@ def _eptp_valid(step: SessionStep, state: State) -> bool:
     walk = {3: able >> 6 & 1, 4: able >> 7 & 1}.get(eptp >> 3 & 7, 0)
     dirty = not eptp >> 6 & 1 or able >> 21 & 1
     return bool(memory_type and walk and dirty) and not eptp & 0xF80 and not eptp >> 52
+
+
+def _is_high_eptp(step: SessionStep) -> bool:
+    """Whether the width of physical addresses decides, which no view shows: 36 bits have all."""
+    return step.kind == "invept" and step.number("type") == 1 and step.number("eptp") >> 36 != 0
 
 
 def _vpid_valid(step: SessionStep, _state: State) -> bool:

@@ -64,7 +64,7 @@ KNOWN: Final = (
     KnownBreach(
         "triple-fault-without-page-tables",
         "session.triple-fault",
-        r"valid (run|l2-exit .*), page tables in no memory",
+        r"valid .*, page tables in no memory",
         ("6.1",),
         "KVM ends an L2 whose page tables begin in no memory by a triple fault, where a processor "
         "would have a page fault (docs/findings/no-memory.md).",
@@ -125,6 +125,14 @@ KNOWN: Final = (
         _BOTH,
         "RSM enters L2 with the VMCS that KVM_SET_NESTED_STATE has brought in SMM, unchecked; "
         "what is read of it is refused when it is written (docs/findings/rsm-to-freed-l2.md).",
+    ),
+    KnownBreach(
+        "refused-nested-state-stays",
+        "session.ioctl-accepts",
+        r"(set-nested-state|restore) [ab], after a nested state that was refused",
+        _BOTH,
+        "KVM_SET_NESTED_STATE that is refused leaves its VMCS behind, which VMLAUNCH enters L2 "
+        "with: its revision identifier is looked at when what is read of it is written back.",
     ),
     KnownBreach(
         "cr4-fixed-in-vmx-operation",

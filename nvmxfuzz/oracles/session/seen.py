@@ -35,6 +35,7 @@ _SEGMENTS: Final = ("cs", "ss", "ds", "es", "fs", "gs", "tr", "ldt")
 _WRITING_REGIONS: Final = (*("memory-write", "restore", "set-nested-state", "prepare-enlightened"),)
 """Steps that may leave another revision identifier in a region."""
 _RUN_PENDING: Final = 2
+_MTF_PENDING: Final = 8
 _UNRESTRICTED_GUEST_SUPPORTED: Final = 1 << 39
 
 
@@ -138,7 +139,8 @@ def triple_fault(played: Played) -> Iterator[Found]:
         if moment.step.kind not in _RUNNING and not is_executed(moment.step):
             continue
         state = State(moment.before)
-        if not state.is_at_rest:
+        if not state.is_at_rest or state.nested["flags"] & _MTF_PENDING:
+            # What is pending comes first, and may leave L2.
             continue
         invalid, ended = is_invalid(state, played), moment.result.outcome == _TRIPLE_FAULT
         if invalid and not ended:
