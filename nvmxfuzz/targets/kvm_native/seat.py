@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 from nvmxfuzz.arch.events import Vector
 from nvmxfuzz.arch.exit_reasons import ExitReason
 from nvmxfuzz.arch.fields import FIELD_BY_NAME
-from nvmxfuzz.arch.registers import Rflags
+from nvmxfuzz.arch.registers import Cr0, Cr4, Efer, Rflags
 from nvmxfuzz.inputs.bases import base, default_base
 from nvmxfuzz.machine.attempt import Attempt
 from nvmxfuzz.machine.memory import UNBACKED
@@ -26,7 +26,7 @@ from nvmxfuzz.machine.outcome import (
     fail_valid,
     fault,
 )
-from nvmxfuzz.machine.processor import NO_POINTER
+from nvmxfuzz.machine.processor import NO_POINTER, Processor
 from nvmxfuzz.machine.profile import Profile
 from nvmxfuzz.targets.base import (
     Message,
@@ -212,6 +212,8 @@ class Seat:
                 return trait.sentence
         if attempt.processor.vmxon_pointer == NO_POINTER:
             return "KVM has no vmcs12 of an L1 that is not in VMX operation"
+        if _is_given_up(attempt.processor):
+            return "KVM gives up an L1 that is in IA-32e mode without PAE"
         for start, data in attempt.memory.regions:
             if start + len(data) > RAM:
                 return f"L1 has {RAM >> 20} MiB of memory, and none at {start:#x}"
@@ -417,6 +419,11 @@ def messages_of(result: CallResult) -> tuple[Message, ...]:
     checks = (_check_message(check) for check in result.checks)
     warnings = (Message(text, text) for text in (f"WARN {each}" for each in result.warnings))
     return (*checks, *warnings)
+
+
+def _is_given_up(l1: Processor) -> bool:
+    """Tell whether KVM has no mode of paging for an L1: kernels behind 6.1 end the VM for that."""
+    return l1.efer & Efer.LMA != 0 and l1.cr0 & Cr0.PG != 0 and l1.cr4 & Cr4.PAE == 0
 
 
 def _blank(regions: _Regions) -> _Regions:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from nvmxfuzz.arch.controls import Primary
+from nvmxfuzz.arch.registers import Cr4
 from nvmxfuzz.cpu.vm_entry import vm_entry
 from nvmxfuzz.inputs.bases import base
 from nvmxfuzz.inputs.case import EntryCase
@@ -309,6 +310,25 @@ def test_bochs_stands_for_what_it_can(kernel: str) -> None:
         assert loop.run(beyond).status == "not-representable"
         assert loop.follow(beyond).observation.status == "not-representable"
         assert fired(loop, beyond) == set()
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "6.12"])
+def test_an_l1_for_which_kvm_ends_the_vm_is_not_representable(kernel: str) -> None:
+    """Before VM entry is looked at: all of KVM's ioctls fail from there on."""
+    entry = TARGETS[f"kvm-{kernel}+rules"]
+    if entry.usable():
+        pytest.skip(entry.usable())
+    processor = replace(PLAIN.processor, cr4=PLAIN.processor.cr4 & ~Cr4.PAE)
+    with entry.make() as loop:
+        assert isinstance(loop, KvmLoop)
+        for attempt in (replace(PLAIN, processor=processor), PLAIN):
+            refused = attempt is not PLAIN
+            for seen in (
+                loop.run(attempt),
+                loop.follow(attempt).observation,
+                loop.follow_dry(attempt).observation,
+            ):
+                assert seen.status == ("not-representable" if refused else "outcome")
 
 
 @pytest.mark.parametrize("kernel", ["6.1", "6.12"])
