@@ -57,6 +57,17 @@ BY_DESIGN: Final = (
         function="prepare_vmcs02_rare",
     ),
     KvmDifference(
+        "kvm.guest.freeze-in-smm",
+        "A quirk, KVM_X86_QUIRK_VMCS12_ALLOW_FREEZE_IN_SMM, lets L1 set FREEZE_WHILE_SMM, which "
+        "KVM does not offer it and leaves out of the merged VMCS.",
+        sections.GUEST_REGISTERS,
+        where.freezes_in_smm_alone,
+        unchecked=("guest.debugctl.reserved",),
+        function="nested_vmx_check_guest_state",
+        later="nobody",
+        kernels=("6.12",),
+    ),
+    KvmDifference(
         "kvm.guest.segments",
         "KVM looks at a part of what a segment register holds, and all of it goes into the merged "
         "VMCS.",

@@ -300,6 +300,13 @@ def list_replaces_sysenter_eip(entry: Entry) -> bool:
 # What KVM merges into vmcs02 otherwise
 
 
+def freezes_in_smm_alone(entry: Entry) -> bool:
+    """FREEZE_WHILE_SMM is the one bit of the guest's IA32_DEBUGCTL that L1 does not have."""
+    allowed = entry.profile.debugctl_mask
+    value = entry.vmcs.guest_ia32_debugctl
+    return allowed is not None and value & ~allowed == DebugCtl.FREEZE_IN_SMM
+
+
 def steps_over_branches(entry: Entry) -> bool:
     """TF is 1, and so is BTF in the guest's IA32_DEBUGCTL, which KVM does not have."""
     return (
