@@ -77,18 +77,22 @@ class CloserLook:
         return _values(verdicts)
 
     def _is_same_below(self, case: Case) -> bool:
-        """Whether another witness does the same twice, and executes the same code."""
+        """Whether another witness does the same each time, and executes the same code twice.
+
+        What the first run executes is no part of that: behind other cases it shows its processor
+        the memory of this one by way of Python, which asks KVM where it is.
+        """
         again = self._harness.again
         if again is None:
             return True
         runs = []
-        for _ in range(2):
+        for _ in range(3):
             self._beat()
             if self._coverage is not None:
                 self._coverage.clear()
             seen = again(case)
             runs.append((seen, self._coverage.counts() if self._coverage else b""))
-        return runs[0] == runs[1]
+        return runs[0][0] == runs[1][0] and runs[1] == runs[2]
 
 
 def _values(verdicts: Verdicts) -> object:
