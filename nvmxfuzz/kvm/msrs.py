@@ -14,8 +14,9 @@ from types import MappingProxyType
 from typing import Final
 
 from nvmxfuzz.arch import msr
+from nvmxfuzz.arch.bits import named_bits
 from nvmxfuzz.arch.controls import Secondary, VmEntry, VmExit
-from nvmxfuzz.arch.registers import BndCfgs, Efer
+from nvmxfuzz.arch.registers import BndCfgs, Efer, SpecCtrl
 from nvmxfuzz.kvm.check_values import (
     is_noncanonical_msr_address,
     kvm_pat_valid,
@@ -42,6 +43,7 @@ MTRR_TYPES = 0x73
 
 _MISC_ENABLE_READ_ONLY = 1 << 11 | 1 << 12
 _MCE_BANKS = 32
+_SPEC_CTRL_BITS = sum(named_bits(SpecCtrl).values())
 _PMC_WIDTH = (1 << 48) - 1
 _EVENTSEL_RESERVED = 0xFFFF_FFFF_0020_0000
 _HSW_IN_TX = 1 << 32
@@ -214,7 +216,9 @@ def _set_spec_ctrl(vcpu: Vcpu, index: int, value: int) -> bool:
     supported = vcpu.kvm.hardware.spec_ctrl_mask
     if "spec-ctrl" not in vcpu.virtual.features:
         return False
-    return (supported is None or value & ~supported == 0) and _store(vcpu, index, value)
+    # Of a processor of which nobody says what it takes it is known what none does.
+    taken = _SPEC_CTRL_BITS if supported is None else supported
+    return value & ~taken == 0 and _store(vcpu, index, value)
 
 
 def _set_command(vcpu: Vcpu, index: int, value: int) -> bool:

@@ -283,3 +283,16 @@ def test_every_mistake_has_a_page() -> None:
 
 def test_the_memory_of_l1_is_that_of_the_target() -> None:
     assert L1_MEMORY == RAM
+
+
+def test_no_model_has_the_processor_that_takes_any_spec_ctrl() -> None:
+    every, modelled = (
+        {entry.name for entry in entries_of(f"kvm-{what}6.12")} for what in ("", "model-")
+    )
+    assert every - modelled == {"kvm.msr-load.spec-ctrl"}
+    model = kvm("kvm-model-6.12")
+    taken = case_of(FOLDER / "kvm.msr-load.spec-ctrl" / "bit-63.toml").attempt
+    later = replace(taken, vmcs=taken.vmcs.replace({"guest_gdtr_limit": 0x8000_007F}))
+    for attempt, relation in ((taken, "agreed"), (later, "known")):
+        judgement = vm_entry(on_virtual(attempt, model))
+        assert compare(judgement, attempt, model).relation == relation

@@ -223,6 +223,7 @@ BY_DESIGN: Final = (
         view="msr-load",
         function="kvm_spec_ctrl_test_value",
         later="nobody",
+        of_models=False,
     ),
     KvmDifference(
         "kvm.guest.pdptes",
@@ -248,4 +249,9 @@ def tables_of(target: str) -> KvmTables:
 def entries_of(target: str) -> tuple[KvmDifference, ...]:
     """Return the entries that are about a target: a kernel, or the model of one."""
     kernel = target.removeprefix("kvm-").removeprefix("model-")
-    return tuple(each for each in DIFFERENCES if not each.kernels or kernel in each.kernels)
+    modelled = target.startswith("kvm-model-")
+    return tuple(
+        each
+        for each in DIFFERENCES
+        if (not each.kernels or kernel in each.kernels) and (each.of_models or not modelled)
+    )

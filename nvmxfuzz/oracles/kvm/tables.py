@@ -37,6 +37,7 @@ class KvmDifference(KnownDifference):
     harm: tuple[str, ...] = ()
     kernels: tuple[str, ...] = ()
     page: str = ""
+    of_models: bool = True
 
 
 @dataclass(frozen=True, slots=True)

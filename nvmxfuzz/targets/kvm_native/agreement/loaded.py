@@ -138,7 +138,7 @@ def load(library: Library, configuration: Configuration, behaviour: EntryBehavio
             VmcsConfig(*setup.words()),
             VirtualCpu.of(virtual, behaviour, configuration.host),
             # This processor takes any value that is written to IA32_SPEC_CTRL.
-            replace(configuration.host, spec_ctrl_mask=None),
+            replace(configuration.host, spec_ctrl_mask=(1 << 64) - 1),
             irqchip_in_kernel=configuration.irqchip,
         ),
         virtual,
