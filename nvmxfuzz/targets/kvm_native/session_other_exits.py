@@ -116,7 +116,9 @@ def l2_other_exit(name: str, qualification: int, delivered: str) -> Answer:
 
 def _exit(name: str, q: int) -> Answer:
     if name in _INSTRUCTIONS:
-        registers = {"rcx": q & _WORD, "rax": q >> 32, "rdx": 0}
+        # VMFUNC of a function above 63 is #UD, and no exit.
+        rax = q >> 32 & _MOST_FUNCTION if name == "vmfunc" else q >> 32
+        registers = {"rcx": q & _WORD, "rax": rax, "rdx": 0}
         return Exit(_INSTRUCTIONS[name], length=_LENGTH, registers=registers)
     if name in _QUALIFIED:
         return Exit(_QUALIFIED[name], q, length=_LENGTH)
@@ -142,6 +144,7 @@ def _exit(name: str, q: int) -> Answer:
     return l2_exit(name, q)
 
 
+_MOST_FUNCTION: Final = 63
 _SECONDARY: Final = "secondary_vm_exec_control"
 _PRIMARY: Final = "cpu_based_vm_exec_control"
 _BITMAP: Final = "exception_bitmap"

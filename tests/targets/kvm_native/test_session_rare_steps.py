@@ -85,6 +85,8 @@ def test_eptp_switching(play: Play, sessions: KvmSessions) -> None:
     play("vmlaunch")
     assert play("l2-other-exit", exit="vmfunc", qualification=1).outcome == "l2"
     assert _vmcs12(sessions, "ept_pointer") == 0x10_201E
+    beyond = play("l2-other-exit", exit="vmfunc", qualification=1 | 64 << 32)
+    assert (beyond.outcome, beyond.warnings) == ("l2", ())
     assert play("l2-other-exit", exit="vmfunc", qualification=2).outcome == "exit 59"
 
 
