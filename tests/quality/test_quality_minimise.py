@@ -54,7 +54,8 @@ def test_a_minimiser_that_does_nothing_is_noticed(monkeypatch: pytest.MonkeyPatc
 def test_a_broken_rule_shrinks_to_what_its_vector_has(rule: str) -> None:
     (file,) = VECTORS.glob(f"*/{rule}/broken.toml")
     vector = load_case(file.read_bytes(), rule)
-    noisy = noise(Random(1), "vm_entry")
+    # Of noise that leaves each of these rules in force.
+    noisy = noise(Random(2), "vm_entry")
     assert isinstance(vector, EntryCase)
     assert isinstance(noisy, EntryCase)
 
