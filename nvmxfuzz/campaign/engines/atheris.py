@@ -146,7 +146,8 @@ def _fuzz(
     mutate: Callable[..., bytes] = mutator(harness.kind, own, harness.profiles)
     cross: Callable[..., bytes] = cross_over(harness.kind, harness.profiles)
     if lineage is not None:
-        mutate, cross = lineage.follow(lineage.offering(mutate)), lineage.follow(cross)
+        # What is offered was made from something else than what libFuzzer would mutate.
+        mutate, cross = lineage.offering(lineage.follow(mutate)), lineage.follow(cross)
     atheris.Setup(list(arguments), target, custom_mutator=mutate, custom_crossover=cross)
     atheris.Fuzz()
 
