@@ -375,6 +375,9 @@ STEP_KINDS: Final = (
 )
 """By the number that the binary format has for them: a new one goes last."""
 
+SETS_NESTED_STATE: Final = ("restore", "set-nested-state")
+"""Steps with KVM_SET_NESTED_STATE."""
+
 STEP_BY_NAME: Final[Mapping[str, StepKind]] = MappingProxyType(
     {kind.name: kind for kind in STEP_KINDS}
 )

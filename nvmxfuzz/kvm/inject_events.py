@@ -22,6 +22,7 @@ from nvmxfuzz.kvm.realmode_interrupt import kvm_inject_realmode_interrupt
 from nvmxfuzz.kvm.smm import enter_smm
 from nvmxfuzz.kvm.vcpu_events import (
     FAULTS,
+    INTERRUPT_SHADOW,
     NMI_INFO,
     interrupt_info,
     interruption_info,
@@ -33,7 +34,6 @@ from nvmxfuzz.kvm.vmx_registers import kvm_set_dr7, vmx_set_rflags
 
 _GENERAL_DETECT: Final = 1 << 13
 _SINGLE_STEP: Final = 1 << 14
-_SHADOW: Final = Interruptibility.BLOCKING_BY_STI | Interruptibility.BLOCKING_BY_MOV_SS
 
 
 def kvm_check_and_inject_events(vmx: VcpuVmx) -> None:
@@ -114,7 +114,7 @@ def vmx_inject_exception(vmx: VcpuVmx) -> None:
     vcpu, events = vmx.vcpu, vmx.events
     queued, vmcs = events.exception, vmx.vcpu.vmcs
     queued.has_error_code &= vcpu.cr0 & Cr0.PE != 0
-    shadow = vmcs["guest_interruptibility_info"] & _SHADOW
+    shadow = vmcs["guest_interruptibility_info"] & INTERRUPT_SHADOW
     if queued.vector == Vector.DB and vcpu.rflags & Rflags.TF and shadow:
         vmcs["guest_pending_dbg_exceptions"] |= _SINGLE_STEP
     kvm_deliver_exception_payload(vmx)

@@ -7,14 +7,13 @@ vmx/vmx.c. Of the emulator the model knows RSM, with which every handler of an S
 from __future__ import annotations
 
 from nvmxfuzz.arch.controls import Primary
-from nvmxfuzz.arch.events import Interruptibility
 from nvmxfuzz.arch.registers import Rflags
 from nvmxfuzz.kvm.check_values import is_noncanonical_address
 from nvmxfuzz.kvm.guest_walk import Fault, kvm_read_guest_virt
 from nvmxfuzz.kvm.nested_instructions import PROTECTION, UNDEFINED
 from nvmxfuzz.kvm.nested_vmx_result import INTERNAL_ERROR, kvm_queue_exception
 from nvmxfuzz.kvm.triple_fault import vmx_vcpu_pre_run
-from nvmxfuzz.kvm.vcpu_events import NotModelledError
+from nvmxfuzz.kvm.vcpu_events import INTERRUPT_SHADOW, NotModelledError
 from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx, vmx_get_cpl
 from nvmxfuzz.kvm.vmx_handle_exit import (
     RSM,
@@ -27,13 +26,12 @@ from nvmxfuzz.kvm.vmx_handle_exit import (
 _WORD = 0xFFFF_FFFF
 _LEAST = 3
 _USER = 4
-_SHADOW = Interruptibility.BLOCKING_BY_STI | Interruptibility.BLOCKING_BY_MOV_SS
 
 
 def handle_invalid_guest_state(vmx: VcpuVmx) -> str:
     """Emulate an instruction of L1, behind which events come; INTERNAL_ERROR where that fails."""
     vcpu, vmcs = vmx.vcpu, vmx.vcpu.vmcs
-    blocked = not vcpu.rflags & Rflags.IF or vmcs["guest_interruptibility_info"] & _SHADOW
+    blocked = not vcpu.rflags & Rflags.IF or vmcs["guest_interruptibility_info"] & INTERRUPT_SHADOW
     if vmcs["cpu_based_vm_exec_control"] & Primary.INTERRUPT_WINDOW_EXITING and not blocked:
         vmcs["cpu_based_vm_exec_control"] &= ~Primary.INTERRUPT_WINDOW_EXITING
         return ""

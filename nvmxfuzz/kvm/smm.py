@@ -29,7 +29,7 @@ from nvmxfuzz.kvm.set_registers import (
     vmx_get_segment,
     vmx_set_segment,
 )
-from nvmxfuzz.kvm.vcpu_events import NotModelledError
+from nvmxfuzz.kvm.vcpu_events import INTERRUPT_SHADOW, NotModelledError
 from nvmxfuzz.kvm.vcpu_vmx import VcpuVmx, begin_entry, is_64_bit_mode
 from nvmxfuzz.kvm.virtual_cpu import ALL_ONES
 from nvmxfuzz.kvm.vmx_registers import kvm_set_dr7, vmx_set_cr4, vmx_set_efer
@@ -184,7 +184,7 @@ def em_rsm(vmx: VcpuVmx) -> bool:
     loads_shadow = left and vcpu.behaviour.has_smm_file
     if fails == loads_shadow:
         # Either the emulator ends the shadow with the instruction, or it fails to load another.
-        vcpu.vmcs["guest_interruptibility_info"] &= ~3
+        vcpu.vmcs["guest_interruptibility_info"] &= ~INTERRUPT_SHADOW
     if fails:
         return False
     if left or vcpu.behaviour.has_smm_file:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from nvmxfuzz.arch.events import EventType, InterruptionInfo, Vector
+from nvmxfuzz.arch.events import EventType, Interruptibility, InterruptionInfo, Vector
 
 _TYPE = InterruptionInfo.TYPE.position
 _VECTOR = 0xFF
@@ -24,6 +24,10 @@ FAULTS = 0xFFFF_FFFF & ~(
     | 1 << Vector.MC
 )
 """Bit n is 1 where exception n is of the class whose delivery sets RF."""
+INTERRUPT_SHADOW: Final = int(
+    Interruptibility.BLOCKING_BY_STI | Interruptibility.BLOCKING_BY_MOV_SS
+)
+"""Interruptibility that ends with the next instruction."""
 CONTRIBUTORY: Final = frozenset({Vector.DE, Vector.TS, Vector.NP, Vector.SS, Vector.GP})
 """Exceptions of which two make a double fault."""
 

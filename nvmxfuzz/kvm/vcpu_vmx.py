@@ -62,7 +62,7 @@ class NestedVmx:
     need_sync_vmcs02_to_vmcs12_rare: bool = False
     """Fields of vmcs12 that seldom change are still to be read from vmcs02, whichever that is."""
     shadow_vmcs: dict[str, int] = field(default_factory=dict)
-    """What KVM's shadow VMCS holds of an L1 whose L2 was entered; empty where it is as vmcs12."""
+    """What KVM's shadow VMCS holds; empty where vmcs12 is yet to be written to it."""
     nested_run_pending: bool = False
     mtf_pending: bool = False
     has_preemption_timer_deadline: bool = False

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Final
 
 from nvmxfuzz.arch.controls import Secondary
-from nvmxfuzz.arch.events import Interruptibility, InterruptionInfo, Vector
+from nvmxfuzz.arch.events import InterruptionInfo, Vector
 from nvmxfuzz.arch.exit_reasons import ExitReason
 from nvmxfuzz.arch.registers import Rflags
 from nvmxfuzz.kvm import nested_exit
@@ -50,7 +50,7 @@ from nvmxfuzz.kvm.nested_vmx_result import (
 )
 from nvmxfuzz.kvm.set_registers import emulator_get_segment
 from nvmxfuzz.kvm.smm import em_rsm
-from nvmxfuzz.kvm.vcpu_events import NotModelledError, clear_event_queues
+from nvmxfuzz.kvm.vcpu_events import INTERRUPT_SHADOW, NotModelledError, clear_event_queues
 from nvmxfuzz.kvm.vcpu_has_events import kvm_emulate_halt_noskip
 from nvmxfuzz.kvm.vcpu_vmx import (
     MP_INIT_RECEIVED,
@@ -211,7 +211,7 @@ def handle_ud(vmx: VcpuVmx) -> str:
         return INTERNAL_ERROR if not vmx.vcpu.guest_mode and not vmx_get_cpl(vmx) else ""
     if code == RSM:
         # The emulator raises the exception, and is done with the instruction before.
-        vmx.vcpu.vmcs["guest_interruptibility_info"] &= ~_SHADOW
+        vmx.vcpu.vmcs["guest_interruptibility_info"] &= ~INTERRUPT_SHADOW
     elif code[:1] in _MAYBE_EMULATED:
         raise NotModelledError("an instruction that KVM may emulate")
     return kvm_queue_exception(vmx, instructions.UNDEFINED)
@@ -249,7 +249,6 @@ def is_within_cs(vmx: VcpuVmx, rip: int) -> bool:
 
 _EXPAND_DOWN_MASK: Final = 0xC
 _EXPAND_DOWN: Final = 4
-_SHADOW: Final = Interruptibility.BLOCKING_BY_STI | Interruptibility.BLOCKING_BY_MOV_SS
 RSM: Final = b"\x0f\xaa"
 _PREFIXES: Final = (
     0x26,

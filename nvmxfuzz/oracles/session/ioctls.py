@@ -16,7 +16,13 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from nvmxfuzz.arch.registers import Cr0, Cr4, Efer
-from nvmxfuzz.inputs.session_steps import MP_STATES, STEP_BY_NAME, VCPUS, SessionStep
+from nvmxfuzz.inputs.session_steps import (
+    MP_STATES,
+    SETS_NESTED_STATE,
+    STEP_BY_NAME,
+    VCPUS,
+    SessionStep,
+)
 from nvmxfuzz.oracles.restore.offer import Found
 from nvmxfuzz.oracles.session.play import Moment, Played
 from nvmxfuzz.oracles.session.state import State
@@ -39,8 +45,6 @@ _BITS: Final[Mapping[str, int]] = MappingProxyType(
 _TYPES_OF_MEMORY: Final = (0, 1, 4, 5, 6, 7)
 _EVENT_FLAGS: Final = 0x3F
 """Bits of `flags` of struct kvm_vcpu_events that stand for something."""
-_NESTED_STATES: Final = ("restore", "set-nested-state")
-"""Steps with KVM_SET_NESTED_STATE: refused, it leaves what it has done so far."""
 _NMI: Final = 2
 _EXCEPTIONS: Final = 32
 _CANONICAL: Final = 1 << 47
@@ -50,6 +54,7 @@ def ioctl_accepts(played: Played) -> Iterator[Found]:
     """No ioctl is refused because of the state of L2 that it leads to."""
     last: Moment | None = None
     swapped = ""
+    # Refused, KVM_SET_NESTED_STATE leaves what it has done so far.
     left = [""] * VCPUS
     for moment in played.moments:
         if moment.result.warnings:
@@ -63,7 +68,7 @@ def ioctl_accepts(played: Played) -> Iterator[Found]:
         if moment.result.errno == -errno.EIO:
             # So has one that died without a word: SMRAM is in no memory (enter_smm in 6.12).
             return
-        if moment.step.kind in _NESTED_STATES:
+        if moment.step.kind in SETS_NESTED_STATE:
             if moment.before.in_smm:
                 swapped = ", RSM after another nested state"
             refused = moment.result.errno == -errno.EINVAL
@@ -99,7 +104,7 @@ def must_be_taken(moment: Moment, last: Moment | None) -> bool:
     `last` is the moment before; of saved states only one that was saved just then is judged.
     """
     step = moment.step
-    if step.kind in _NESTED_STATES:
+    if step.kind in SETS_NESTED_STATE:
         return _was_just_saved(step, last)
     legal = _LEGAL.get(step.kind)
     return legal is not None and legal(step, State(moment.before))

@@ -10,13 +10,12 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from nvmxfuzz.arch.controls import Pin
-from nvmxfuzz.inputs.session_steps import SessionStep
+from nvmxfuzz.inputs.session_steps import SETS_NESTED_STATE, SessionStep
 from nvmxfuzz.oracles.restore.offer import Found
 from nvmxfuzz.oracles.session.play import Moment, Played
 from nvmxfuzz.oracles.session.witness import VcpuView
 
 _Words: TypeAlias = Mapping[str, int]
-_SETTING: Final = ("restore", "set-nested-state")
 _BITS: Final[Mapping[str, int]] = MappingProxyType(
     {"flags": 16, "smm_flags": 16, "vmx_flags": 32, "vmxon_pa": 64, "vmcs12_pa": 64}
     | {"preemption_timer_deadline": 64}
@@ -51,7 +50,7 @@ def nested_state_reads_back(played: Played) -> Iterator[Found]:
         step = moment.step
         if step.kind == "save" and not moment.result.stopped:
             slots[step.chosen("slot")] = _state(moment.after)
-        elif step.kind in _SETTING and _is_taken(moment):
+        elif step.kind in SETS_NESTED_STATE and _is_taken(moment):
             wanted = _written(step, slots.get(step.chosen("slot")), moment.before)
             # With KVM_SET_VCPU_EVENTS a vCPU that enters or leaves SMM loses its nested state.
             if wanted is not None and wanted.in_smm == moment.before.in_smm:

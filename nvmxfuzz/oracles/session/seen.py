@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Final
 
 from nvmxfuzz.arch.controls import Primary, Secondary
-from nvmxfuzz.inputs.session_steps import STEP_KINDS, SessionStep
+from nvmxfuzz.inputs.session_steps import SETS_NESTED_STATE, STEP_KINDS, SessionStep
 from nvmxfuzz.kvm.guest_state_valid import guest_segments_valid
 from nvmxfuzz.machine.outcome import ENTERED
 from nvmxfuzz.oracles.restore.offer import Found
@@ -32,7 +32,7 @@ _ENDING: Final = ("l2-exit triple-fault", "l2-exit vmfail", "l2-other-exit tripl
 _EXITS: Final = ("l2-exit", "l2-other-exit")
 _RUNNING: Final = ("run", *_EXITS)
 _SEGMENTS: Final = ("cs", "ss", "ds", "es", "fs", "gs", "tr", "ldt")
-_WRITING_REGIONS: Final = (*("memory-write", "restore", "set-nested-state", "prepare-enlightened"),)
+_WRITING_REGIONS: Final = ("memory-write", "prepare-enlightened", *SETS_NESTED_STATE)
 """Steps that may leave another revision identifier in a region."""
 _RUN_PENDING: Final = 2
 _MTF_PENDING: Final = 8
